@@ -1,0 +1,1 @@
+//! Column values → bytes of keys, headers and payloads.

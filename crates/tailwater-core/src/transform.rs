@@ -1,0 +1,3 @@
+//! The transforms a route is made of.
+
+pub mod outbox;

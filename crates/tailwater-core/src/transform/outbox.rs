@@ -1,0 +1,113 @@
+//! The outbox event router: one inserted row → one message.
+//!
+//! Behaviour follows Debezium's `EventRouter` (options, order of processing, placements); differences are listed in
+//! docs/debezium.md.
+
+use serde::{Deserialize, Serialize};
+
+/// All options of the router. Defaults are those of Debezium's `EventRouter`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutboxOptions {
+    /// `table.field.event.id`. `None`: `id` if the table has it, else the key column's value.
+    pub id_column: Option<String>,
+    /// `table.field.event.key`
+    pub key_column: String,
+    /// `table.field.event.type`: fills the message's event type, where the column exists.
+    pub type_column: String,
+    /// `table.field.event.payload`
+    pub payload_column: String,
+    /// `table.field.event.timestamp`
+    pub timestamp_column: Option<String>,
+    /// `table.field.event.schema.version`
+    pub schema_version_column: Option<String>,
+    /// `table.fields.additional.placement`, in Debezium's grammar: `column:header|envelope|partition[:alias], …`
+    pub placement: Option<String>,
+    /// `table.field.additional.missing`
+    pub missing_column: MissingColumn,
+    /// `table.op.invalid.behavior`
+    pub on_update: OnUpdate,
+    /// `table.expand.json.payload`
+    pub expand_json: bool,
+    /// `table.json.payload.null.behavior`
+    pub json_null: JsonNull,
+    /// `table.json.payload.empty.array.behavior`
+    pub json_empty_array: JsonEmptyArray,
+    /// `route.by.field`
+    pub route_by: String,
+    /// `route.topic.regex`: a Java regular expression over the route value; it must match the whole value.
+    pub topic_regex: String,
+    /// `route.topic.replacement`: Java replacement syntax (`$1`, `${name}`, `\` escapes).
+    pub topic_replacement: String,
+    /// `route.tombstone.on.empty.payload`
+    pub tombstone_on_empty: bool,
+    /// `field.name.adjustment.mode`
+    pub field_name_adjustment: FieldNameAdjustment,
+}
+
+impl Default for OutboxOptions {
+    fn default() -> Self {
+        OutboxOptions {
+            id_column: None,
+            key_column: "aggregateid".into(),
+            type_column: "type".into(),
+            payload_column: "payload".into(),
+            timestamp_column: None,
+            schema_version_column: None,
+            placement: None,
+            missing_column: MissingColumn::default(),
+            on_update: OnUpdate::default(),
+            expand_json: false,
+            json_null: JsonNull::default(),
+            json_empty_array: JsonEmptyArray::default(),
+            route_by: "aggregatetype".into(),
+            topic_regex: "(?<routedByValue>.*)".into(),
+            topic_replacement: "outbox.event.${routedByValue}".into(),
+            tombstone_on_empty: false,
+            field_name_adjustment: FieldNameAdjustment::default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingColumn {
+    #[default]
+    Error,
+    Ignore,
+}
+
+/// What an UPDATE of an outbox row means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUpdate {
+    #[default]
+    Warn,
+    Error,
+    Fatal,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JsonNull {
+    #[default]
+    Ignore,
+    OptionalBytes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JsonEmptyArray {
+    #[default]
+    Ignore,
+    OptionalString,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldNameAdjustment {
+    #[default]
+    None,
+    Avro,
+    AvroUnicode,
+}

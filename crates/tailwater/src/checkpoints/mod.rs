@@ -1,0 +1,3 @@
+//! Where positions are kept.
+
+pub mod file;

@@ -1,0 +1,187 @@
+//! What the operator wants, typed, with the origin of each value.
+//!
+//! Every front end (TOML, `application.properties`, environment, `--from/--to`) ends in [`Config`]. Connector settings are
+//! defined next to their connector and only referred to here.
+
+pub mod duration;
+pub mod secret;
+
+use crate::sinks::rabbitmq::config::RabbitmqConfig;
+use crate::sources::postgres::config::{Connection, PostgresConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tailwater_core::route::{Compatibility, Format};
+use tailwater_core::transform::outbox::OutboxOptions;
+
+/// The whole configuration of a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Positions are kept here, one file a pipeline.
+    pub state_dir: PathBuf,
+    pub http: HttpConfig,
+    pub pipelines: BTreeMap<String, PipelineConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Health, metrics, status. `None` in the file (`listen = ""`): no port.
+    pub listen: Option<SocketAddr>,
+    /// Required as soon as `listen` is not loopback.
+    pub token: Option<secret::Secret>,
+}
+
+/// One pipeline: source → route → sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    pub source: SourceConfig,
+    #[serde(default)]
+    pub route: RouteConfig,
+    pub sink: SinkConfig,
+    #[serde(default)]
+    pub delivery: DeliveryConfig,
+    /// A connection of the table's owner, for `init` and `prune`; `run` never uses it, but for scheduled pruning.
+    #[serde(default)]
+    pub admin: Option<Connection>,
+    #[serde(default)]
+    pub prune: Option<PruneConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SourceConfig {
+    Postgres(PostgresConfig),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SinkConfig {
+    Rabbitmq(RabbitmqConfig),
+    Stdout,
+}
+
+/// From a row to a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteConfig {
+    pub compatibility: Compatibility,
+    pub outbox: OutboxOptions,
+    pub key_format: Format,
+    pub value_format: Format,
+    pub header_format: Format,
+    /// Debezium's `topic.prefix`: logical name in strict headers, and prefix of the topics that predicates look at.
+    pub topic_prefix: String,
+    /// Java regular expression over `prefix.schema.table`: only these tables are outboxes (predicate `TopicNameMatches`).
+    pub only_topics: Option<String>,
+    /// The predicate's `negate`.
+    pub negate: bool,
+}
+
+/// How much travels at once, and what happens to what the broker refuses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliveryConfig {
+    /// Ordered paths to the broker; messages are spread over them by key.
+    pub lanes: u32,
+    /// Unconfirmed messages per lane.
+    pub window: usize,
+    /// Bytes in flight, over all lanes: the one limit on memory.
+    pub memory_bytes: usize,
+    pub order: Order,
+    pub on_rejected: OnRejected,
+    /// How often the saved position is written and confirmed while there is traffic.
+    #[serde(with = "duration")]
+    pub confirm_interval: Duration,
+    /// Limit on draining at shutdown.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Per key, always but after a refusal by the broker (see docs/delivery.md).
+    #[default]
+    Key,
+    /// One unconfirmed message per lane: order holds after refusals too.
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRejected {
+    /// Hold, visibly; go on by itself once the event is taken.
+    #[default]
+    Stop,
+    DeadLetter,
+}
+
+/// Deletes delivered rows on a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneConfig {
+    #[serde(with = "duration")]
+    pub every: Duration,
+    #[serde(with = "duration")]
+    pub older_than: Duration,
+    /// Column that holds a row's age; `None`: `occurred_at`, `created_at` or the like, if there is exactly one.
+    pub age_column: Option<String>,
+    pub batch: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { state_dir: PathBuf::from("tailwater-state"), http: HttpConfig::default(), pipelines: BTreeMap::new() }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8083))), token: None }
+    }
+}
+
+impl Default for RouteConfig {
+    fn default() -> Self {
+        RouteConfig {
+            compatibility: Compatibility::Default,
+            outbox: OutboxOptions::default(),
+            key_format: Format::String,
+            value_format: Format::Json,
+            header_format: Format::Plain,
+            topic_prefix: "tailwater".into(),
+            only_topics: None,
+            negate: false,
+        }
+    }
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        DeliveryConfig {
+            lanes: 1,
+            window: 2000,
+            memory_bytes: 64 << 20,
+            order: Order::Key,
+            on_rejected: OnRejected::Stop,
+            confirm_interval: Duration::from_millis(250),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for PruneConfig {
+    fn default() -> Self {
+        PruneConfig {
+            every: Duration::from_secs(60),
+            older_than: Duration::from_secs(24 * 3600),
+            age_column: None,
+            batch: 5000,
+        }
+    }
+}

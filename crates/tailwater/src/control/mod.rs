@@ -1,0 +1,1 @@
+//! The HTTP port: health, metrics, status. Loopback unless told otherwise.

@@ -1,0 +1,1 @@
+//! Keeping the outbox small, by what is provably delivered.

@@ -1,0 +1,17 @@
+//! The relay: sources, sinks, the loop between them, and the commands around it.
+//!
+//! `main.rs` only parses, runs and maps the result to an exit code; everything else is here so that tests can reach it.
+
+pub mod checkpoints;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod housekeeping;
+pub mod lanes;
+pub mod metrics;
+pub mod net;
+pub mod pipeline;
+pub mod sinks;
+pub mod sources;
+pub mod supervisor;

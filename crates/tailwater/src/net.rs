@@ -1,0 +1,3 @@
+//! What every connection needs: TLS as configured, verified by default.
+
+pub mod tls;

@@ -1,0 +1,1 @@
+//! THE loop: one pipeline from source to sink.

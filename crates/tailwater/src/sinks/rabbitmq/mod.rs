@@ -1,0 +1,3 @@
+//! RabbitMQ over AMQP 0-9-1: confirms, `mandatory`, persistent; no off switch for any of the three.
+
+pub mod config;

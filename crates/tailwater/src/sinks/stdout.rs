@@ -1,0 +1,1 @@
+//! JSON lines on standard output: one object per message. Durable once written and flushed.

@@ -1,0 +1,70 @@
+//! How to reach the database and which slot to read. The one place where these settings are defined.
+
+use crate::config::secret::Secret;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[pipelines.NAME.source]` with `type = "postgres"`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostgresConfig {
+    #[serde(flatten)]
+    pub connection: Connection,
+    /// Replication slot: `[a-z0-9_]{1,63}`.
+    pub slot: String,
+    pub publication: String,
+    /// The outbox table, `schema.name` or `name` (then `public`).
+    pub table: String,
+    /// Rows that are there at the first start: publish them too (default), or only what comes after.
+    pub snapshot: Snapshot,
+    /// Prefix of logical messages to read (`pg_logical_emit_message`); none: messages are not asked for.
+    pub message_prefix: Option<String>,
+    /// Look up column defaults in the catalog (strict compatibility needs them).
+    pub catalog: bool,
+}
+
+/// Connection settings, shared by `run` (role of the relay) and `admin` (owner) connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    /// `postgres://user:password@host1:5432,host2/db?sslmode=verify-full…`; single fields override its parts.
+    pub url: Option<Secret>,
+    /// Comma separated; a directory (leading `/`) is a Unix socket.
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// Read again at every connect.
+    pub password_file: Option<PathBuf>,
+    pub dbname: Option<String>,
+    /// disable, allow, prefer (default), require, verify-ca, verify-full
+    pub sslmode: Option<SslMode>,
+    pub sslrootcert: Option<PathBuf>,
+    pub sslcert: Option<PathBuf>,
+    pub sslkey: Option<PathBuf>,
+    /// any (default), read-write, primary
+    pub target_session_attrs: Option<String>,
+    #[serde(with = "crate::config::duration::option")]
+    pub connect_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    Disable,
+    Allow,
+    #[default]
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Snapshot {
+    #[default]
+    Initial,
+    Never,
+}

@@ -1,0 +1,3 @@
+//! PostgreSQL by its log: a slot decoded by `pgoutput`, read over the replication protocol.
+
+pub mod config;

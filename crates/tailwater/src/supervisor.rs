@@ -1,0 +1,1 @@
+//! Start, restart with back-off, stop: failure → action.
