@@ -22,4 +22,4 @@ pub use change::{
 pub use failure::{BoxError, Failure};
 pub use message::{Header, HeaderValue, Headers, Message, MessageId, Timestamp};
 pub use position::Position;
-pub use seams::{Checkpoints, Confirm, Publisher, Rejection, Settled, Sink, Slice, Source};
+pub use seams::{Checkpoints, Confirm, OpenSource, Publisher, Rejection, Settled, Sink, Slice, Source};

@@ -19,6 +19,15 @@ pub trait Source: Send {
     async fn next(&mut self, room: usize) -> Result<Batch, Failure>;
 }
 
+/// How a source is (re)opened: standby and gap decisions live in there.
+///
+/// - O1 `from` is the last saved position, `None` at the very first start.
+/// - O2 Returns when changes may flow; waits (visibly) where another process holds the source.
+#[async_trait]
+pub trait OpenSource: Send + Sync {
+    async fn open(&self, from: Option<Position>) -> Result<(Box<dyn Source>, Arc<dyn Confirm>), Failure>;
+}
+
 /// Tells a source what it may forget.
 ///
 /// - C1 Called only with positions that are durably saved (save first, confirm second).
@@ -42,8 +51,8 @@ pub trait Sink: Send + Sync {
 ///
 /// - P1 Messages travel in the order of `push`.
 /// - P2 `durable` counts a *prefix*: a message counts once it and all before it are durable at the broker.
-/// - P3 A message the broker refused is in `rejected` exactly once, and never counted as durable until the caller drops the
-///   publisher: the prefix stops before it. What lies behind it may or may not have been delivered.
+/// - P3 A message the broker refused is in `rejected` exactly once. It does not count as durable, so the prefix stops before
+///   it, until the caller *releases* it. What lies behind it may or may not have been delivered.
 /// - P4 `drive` is cancel-safe and returns when there is something to report; with nothing in flight it waits (and keeps the
 ///   connection alive).
 /// - P5 After `Err` it is dead: drop it. Everything not reported durable is to be sent again through a new one.
@@ -54,6 +63,9 @@ pub trait Publisher: Send {
     fn push(&mut self, slice: Slice);
     /// Moves bytes both ways until something is settled.
     async fn drive(&mut self) -> Result<Settled, Failure>;
+    /// The caller made the rejected message number `index` durable elsewhere (dead letters): from now on it counts as
+    /// durable where the prefix reaches it. Only for indexes that were reported in `rejected`.
+    fn release(&mut self, index: u64);
     /// Says goodbye, bounded in time; nothing is in flight.
     async fn close(self: Box<Self>) {}
 }

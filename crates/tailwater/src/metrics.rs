@@ -1,1 +1,237 @@
-//! Numbers for Prometheus and `status`.
+//! Numbers and states for Prometheus, `/api/v1/status` and the health checks: one [`Status`] per pipeline.
+//!
+//! Written by the loop, the source and the sink; read by the HTTP port. Nothing here decides anything.
+
+use serde::Serialize;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tailwater_core::Position;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What a pipeline is doing, in words an operator acts on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    #[default]
+    Starting,
+    /// The slot is being created and waits for open transactions.
+    WaitingForTransactions {
+        pids: Vec<i32>,
+    },
+    /// Rows from before the first start are being published.
+    Snapshot {
+        rows: u64,
+    },
+    Streaming,
+    /// Another process holds the slot.
+    Standby {
+        holder: String,
+    },
+    /// An event was refused; nothing behind it is confirmed. Goes on by itself once the event is taken.
+    Held {
+        event: String,
+        topic: String,
+        reason: String,
+    },
+    /// A peer is away; trying again.
+    Retrying {
+        what: String,
+        error: String,
+    },
+    Draining,
+    /// Ended by order.
+    Stopped,
+    /// Ended by an error that an operator must resolve.
+    Failed {
+        error: String,
+        hint: String,
+    },
+    /// Events may be missing: see `hint`.
+    GapPossible {
+        error: String,
+        hint: String,
+    },
+}
+
+impl State {
+    /// The state's name as in JSON: label of the metric.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::WaitingForTransactions { .. } => "waiting_for_transactions",
+            State::Snapshot { .. } => "snapshot",
+            State::Streaming => "streaming",
+            State::Standby { .. } => "standby",
+            State::Held { .. } => "held",
+            State::Retrying { .. } => "retrying",
+            State::Draining => "draining",
+            State::Stopped => "stopped",
+            State::Failed { .. } => "failed",
+            State::GapPossible { .. } => "gap_possible",
+        }
+    }
+}
+
+/// Upper bounds of the commit-to-confirm histogram, seconds.
+pub const LATENCY_BUCKETS_S: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0, 300.0];
+
+/// From the commit in the database to the broker's confirm, as a cumulative-ready histogram.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// Counts per bucket, the last one is "above all bounds".
+    pub buckets: [AtomicU64; LATENCY_BUCKETS_S.len() + 1],
+    pub sum_us: AtomicU64,
+}
+
+impl Latency {
+    fn record(&self, latency_us: u64, count: u64) {
+        let seconds = latency_us as f64 / 1e6;
+        let bucket = LATENCY_BUCKETS_S.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BUCKETS_S.len());
+        self.buckets[bucket].fetch_add(count, Relaxed);
+        self.sum_us.fetch_add(latency_us.saturating_mul(count), Relaxed);
+    }
+}
+
+/// A moment, kept without a lock; `None` until it was first touched.
+#[derive(Debug)]
+pub struct LastSeen {
+    origin: Instant,
+    /// ms since origin, plus one; 0 = never.
+    ms: AtomicU64,
+}
+
+impl LastSeen {
+    fn new(origin: Instant) -> Self {
+        LastSeen { origin, ms: AtomicU64::new(0) }
+    }
+
+    /// It was seen just now.
+    pub fn touch(&self) {
+        self.ms.store(self.origin.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// It does not hold any more (connection gone).
+    pub fn clear(&self) {
+        self.ms.store(0, Relaxed);
+    }
+
+    /// How long ago it was seen.
+    pub fn age(&self) -> Option<Duration> {
+        let ms = self.ms.load(Relaxed).checked_sub(1)?;
+        Some(self.origin.elapsed().saturating_sub(Duration::from_millis(ms)))
+    }
+}
+
+/// Everything known about one pipeline.
+#[derive(Debug)]
+pub struct Status {
+    pub name: String,
+    state: watch::Sender<State>,
+    /// Rows and messages read from the source.
+    pub received: AtomicU64,
+    /// Not for publishing, by rule.
+    pub filtered: AtomicU64,
+    /// Durable at the broker.
+    pub published: AtomicU64,
+    /// Sent once more after a failure of the connection.
+    pub resent: AtomicU64,
+    /// Refused by broker or router.
+    pub rejected: AtomicU64,
+    pub dead_lettered: AtomicU64,
+    pub in_flight_messages: AtomicU64,
+    pub in_flight_bytes: AtomicU64,
+    /// End of WAL received from the source (data or keepalive); 0 = unknown. Set by the source.
+    pub received_lsn: AtomicU64,
+    /// End of WAL at the server as it last said. Set by the source.
+    pub server_lsn: AtomicU64,
+    /// LSN last reported to the server as flushed. Set by the source.
+    pub confirmed_lsn: AtomicU64,
+    saved: Mutex<Option<Position>>,
+    /// Commit time of the oldest event not yet settled, µs since 1970; 0 = none.
+    pub oldest_open_us: AtomicI64,
+    /// The database answered: any message of the stream, any SQL answer. Touched by the source.
+    pub source_seen: LastSeen,
+    /// The broker was heard: any frame. Touched by the sink.
+    pub sink_seen: LastSeen,
+    /// The broker holds us back (`connection.blocked`).
+    pub sink_blocked: AtomicBool,
+    /// The loop's last progress of any kind (settled or read).
+    pub progress: LastSeen,
+    pub latency: Latency,
+}
+
+impl Status {
+    pub fn new(name: impl Into<String>) -> Self {
+        let origin = Instant::now();
+        Status {
+            name: name.into(),
+            state: watch::Sender::new(State::Starting),
+            received: AtomicU64::new(0),
+            filtered: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            dead_lettered: AtomicU64::new(0),
+            in_flight_messages: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
+            received_lsn: AtomicU64::new(0),
+            server_lsn: AtomicU64::new(0),
+            confirmed_lsn: AtomicU64::new(0),
+            saved: Mutex::new(None),
+            oldest_open_us: AtomicI64::new(0),
+            source_seen: LastSeen::new(origin),
+            sink_seen: LastSeen::new(origin),
+            sink_blocked: AtomicBool::new(false),
+            progress: LastSeen::new(origin),
+            latency: Latency::default(),
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for changes of state (tests, HTTP).
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Enters a state; says so in the log if it is another one.
+    pub fn set_state(&self, state: State) {
+        self.state.send_if_modified(|current| {
+            if *current == state {
+                return false;
+            }
+            if current.name() != state.name() {
+                tracing::info!(pipeline = %self.name, from = current.name(), to = state.name(), "state changed");
+            }
+            *current = state;
+            true
+        });
+    }
+
+    /// Leaves `Held` or `Retrying` when what they named is over.
+    pub fn recovered(&self) {
+        if matches!(self.state(), State::Held { .. } | State::Retrying { .. } | State::Starting) {
+            self.set_state(State::Streaming);
+        }
+    }
+
+    pub fn saved(&self) -> Option<Position> {
+        self.saved.lock().expect("no panic while the lock is held").clone()
+    }
+
+    pub fn set_saved(&self, position: Position) {
+        *self.saved.lock().expect("no panic while the lock is held") = Some(position);
+    }
+
+    /// `count` messages of a transaction committed at `commit_us` are durable now.
+    pub fn record_published(&self, count: u64, commit_us: i64) {
+        self.published.fetch_add(count, Relaxed);
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        self.latency.record(now_us.saturating_sub(commit_us).max(0) as u64, count);
+    }
+}
