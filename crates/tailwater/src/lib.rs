@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod metrics;
 pub mod net;
 pub mod pipeline;
+pub mod setup;
 pub mod sinks;
 pub mod sources;
 pub mod supervisor;

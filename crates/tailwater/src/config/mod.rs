@@ -33,6 +33,9 @@ pub struct HttpConfig {
     pub listen: Option<SocketAddr>,
     /// Required as soon as `listen` is not loopback.
     pub token: Option<secret::Secret>,
+    /// A peer that was silent for longer makes `/health/ready` say no.
+    #[serde(with = "duration")]
+    pub ready_window: Duration,
 }
 
 /// One pipeline: source → route → sink.
@@ -142,7 +145,11 @@ impl Default for Config {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        HttpConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8083))), token: None }
+        HttpConfig {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8083))),
+            token: None,
+            ready_window: Duration::from_secs(15),
+        }
     }
 }
 

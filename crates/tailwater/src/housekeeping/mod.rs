@@ -1,1 +1,3 @@
-//! Keeping the outbox small, by what is provably delivered.
+//! Keeping the outbox small, by what is provably delivered. Never on the path of an event: the relay runs without it.
+
+pub mod horizon;
