@@ -1,0 +1,83 @@
+//! The HTTP port as an orchestrator, a scraper and `tailwater status` see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tailwater::config::HttpConfig;
+use tailwater::config::secret::Secret;
+use tailwater::control::Control;
+use tailwater::metrics::{State, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+/// Sends one GET; the answer as it came, head and body.
+async fn get(address: SocketAddr, path: &str, token: Option<&str>) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn open(token: Option<&str>) -> (SocketAddr, Arc<Status>, CancellationToken) {
+    let status = Arc::new(Status::new("main"));
+    let http = HttpConfig {
+        listen: Some("127.0.0.1:0".parse().unwrap()),
+        token: token.map(Secret::new),
+        ..HttpConfig::default()
+    };
+    let control = Control::bind(&http, vec![status.clone()]).await.unwrap().expect("a port is configured");
+    let (address, stop) = (control.address, CancellationToken::new());
+    tokio::spawn(control.serve(stop.clone()));
+    (address, status, stop)
+}
+
+#[tokio::test]
+async fn readiness_follows_the_pipeline() {
+    let (address, status, stop) = open(None).await;
+    assert!(get(address, "/health/live", None).await.starts_with("HTTP/1.1 200"));
+    let starting = get(address, "/health/ready", None).await;
+    assert!(starting.starts_with("HTTP/1.1 503") && starting.contains(r#"{"main":["starting"]}"#), "{starting}");
+    status.set_state(State::Streaming);
+    status.source_seen.touch();
+    status.sink_seen.touch();
+    let ready = get(address, "/health/ready", None).await;
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(r#""ready":true"#), "{ready}");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn numbers_are_for_those_with_the_token_and_health_is_for_all() {
+    let (address, _status, _stop) = open(Some("s3cret")).await;
+    for path in ["/metrics", "/api/v1/status"] {
+        assert!(get(address, path, None).await.starts_with("HTTP/1.1 401"), "{path}");
+        assert!(get(address, path, Some("wrong")).await.starts_with("HTTP/1.1 401"), "{path}");
+        let answer = get(address, path, Some("s3cret")).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("s3cret"), "{answer}");
+    }
+    assert!(get(address, "/health/live", None).await.starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/health/ready", None).await.starts_with("HTTP/1.1 503"));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let (address, _status, _stop) = open(None).await;
+    let http = HttpConfig { listen: Some(address), ..HttpConfig::default() };
+    let error = Control::bind(&http, vec![]).await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("free port"), "{error}");
+}
+
+#[tokio::test]
+async fn an_open_request_does_not_hold_up_the_stop() {
+    let status = Arc::new(Status::new("main"));
+    let http = HttpConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..HttpConfig::default() };
+    let control = Control::bind(&http, vec![status]).await.unwrap().expect("a port is configured");
+    let (address, stop) = (control.address, CancellationToken::new());
+    let serving = tokio::spawn(control.serve(stop.clone()));
+    let _silent = TcpStream::connect(address).await.unwrap();
+    get(address, "/health/live", None).await;
+    stop.cancel();
+    tokio::time::timeout(std::time::Duration::from_secs(2), serving).await.expect("ends at once").unwrap();
+}
