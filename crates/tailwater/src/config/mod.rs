@@ -4,7 +4,14 @@
 //! defined next to their connector and only referred to here.
 
 pub mod duration;
+pub mod environment;
+pub mod flags;
+pub mod load;
+pub mod native;
+pub mod origin;
 pub mod secret;
+pub mod settings;
+pub mod validate;
 
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sources::postgres::config::{Connection, PostgresConfig};
@@ -30,6 +37,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Health, metrics, status. `None` in the file (`listen = ""`): no port.
+    #[serde(deserialize_with = "address")]
     pub listen: Option<SocketAddr>,
     /// Required as soon as `listen` is not loopback.
     pub token: Option<secret::Secret>,
@@ -191,4 +199,13 @@ impl Default for PruneConfig {
             batch: 5000,
         }
     }
+}
+
+fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| serde::de::Error::custom(format!("`{text}` is not an address: write 127.0.0.1:8083 or [::1]:8083"));
+    text.parse().map(Some).map_err(wrong)
 }

@@ -1,0 +1,100 @@
+//! What types cannot say: slot names, limits, combinations. Everything that is wrong, at once, each at its origin.
+
+use super::origin::{Origins, Problem};
+use super::{Config, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
+
+/// All problems of a configuration.
+pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
+    let mut check = Check { origins, problems: vec![] };
+    check.http(config);
+    for (name, pipeline) in &config.pipelines {
+        check.pipeline(name, pipeline);
+    }
+    check.problems
+}
+
+struct Check<'a> {
+    origins: &'a Origins,
+    problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn require(&mut self, holds: bool, path: &str, text: &str) {
+        if !holds {
+            self.problems.push(Problem::at(self.origins.of(path), format!("{path}: {text}")));
+        }
+    }
+
+    fn http(&mut self, config: &Config) {
+        if let Some(address) = config.http.listen {
+            let safe = address.ip().is_loopback() || config.http.token.as_ref().is_some_and(|t| !t.expose().is_empty());
+            self.require(
+                safe,
+                "http.listen",
+                "beyond loopback a token is needed: set http.token (TAILWATER_HTTP__TOKEN)",
+            );
+        }
+    }
+
+    fn pipeline(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let at = |part: &str| format!("pipelines.{name}.{part}");
+        let legal = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+            && name.len() <= 63;
+        let here = format!("pipelines.{name}");
+        self.require(legal, &here, "a pipeline's name is a letter, then letters, digits, _ or -, at most 63 in all");
+        let SourceConfig::Postgres(source) = &pipeline.source;
+        let slot = !source.slot.is_empty()
+            && source.slot.len() <= 63
+            && source.slot.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        self.require(slot, &at("source.slot"), "a slot's name is 1 to 63 of a-z, 0-9 and _");
+        self.require(!source.publication.is_empty(), &at("source.publication"), "name the publication to read");
+        self.require(
+            source.publication.len() <= 63,
+            &at("source.publication"),
+            "a publication's name has at most 63 bytes",
+        );
+        self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
+        let located = source.connection.url.is_some() || source.connection.host.is_some();
+        self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
+        self.delivery(name, pipeline);
+        self.sink(name, pipeline);
+    }
+
+    fn delivery(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let at = |part: &str| format!("pipelines.{name}.delivery.{part}");
+        let delivery = &pipeline.delivery;
+        self.require((1..=64).contains(&delivery.lanes), &at("lanes"), "from 1 to 64");
+        self.require((1..=65535).contains(&delivery.window), &at("window"), "from 1 to 65535 messages");
+        self.require(delivery.memory_bytes >= 1 << 20, &at("memory_bytes"), "at least 1048576 (1 MiB)");
+        self.require(!delivery.confirm_interval.is_zero(), &at("confirm_interval"), "must be longer than 0");
+        self.require(!delivery.drain_timeout.is_zero(), &at("drain_timeout"), "must be longer than 0");
+        if let Some(prune) = &pipeline.prune {
+            let prune_at = |part: &str| format!("pipelines.{name}.prune.{part}");
+            self.require(!prune.every.is_zero(), &prune_at("every"), "must be longer than 0");
+            self.require(prune.batch > 0, &prune_at("batch"), "at least 1 row");
+        }
+    }
+
+    fn sink(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let at = |part: &str| format!("pipelines.{name}.sink.{part}");
+        let SinkConfig::Rabbitmq(sink) = &pipeline.sink else { return };
+        let amqp = |url: &str| url.starts_with("amqp://") || url.starts_with("amqps://");
+        self.require(!sink.urls.is_empty(), &at("urls"), "name the broker: urls = [\"amqp://user@host:5672\"]");
+        let legal = sink.urls.iter().all(|url| amqp(url.expose()));
+        self.require(legal, &at("urls"), "each begins with amqp:// or amqps://");
+        let one = sink.password.is_none() || sink.password_file.is_none();
+        self.require(one, &at("password_file"), "give password or password_file, not both");
+        self.require(!sink.connect_timeout.is_zero(), &at("connect_timeout"), "must be longer than 0");
+        self.require(sink.heartbeat.as_secs() <= 65535, &at("heartbeat"), "at most 65535s");
+        self.require(sink.exchange.len() <= 255, &at("exchange"), "at most 255 bytes");
+        if pipeline.delivery.on_rejected == OnRejected::DeadLetter {
+            let named = sink.dead_letter_exchange.as_ref().is_some_and(|name| !name.is_empty());
+            self.require(
+                named,
+                &at("dead_letter_exchange"),
+                "on_rejected = \"dead-letter\" needs an exchange to send to",
+            );
+        }
+    }
+}
