@@ -16,7 +16,7 @@ mod workdir;
 
 pub use http::{HttpAnswer, http_get, http_request};
 pub use ports::free_port;
-pub use postgres::{Postgres, PostgresOptions, StopMode, shared_postgres};
+pub use postgres::{Postgres, PostgresOptions, StopMode, postgres_program, shared_postgres};
 pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use tls::Authority;
 pub use wait::{eventually, note, unique};

@@ -328,7 +328,7 @@ fn server_user() -> Option<(u32, u32)> {
 
 /// A server program, run as the right user from a directory it may enter.
 fn command(program: &str) -> Command {
-    let mut command = Command::new(binary(program));
+    let mut command = Command::new(postgres_program(program));
     command.current_dir("/").env_remove("PGDATA").env_remove("PGPORT").env("LC_ALL", "C").stdin(Stdio::null());
     if let Some((uid, gid)) = server_user() {
         command.uid(uid).gid(gid);
@@ -338,7 +338,7 @@ fn command(program: &str) -> Command {
 }
 
 /// The newest installed major's program, else one in PATH.
-fn binary(program: &str) -> PathBuf {
+pub fn postgres_program(program: &str) -> PathBuf {
     let majors = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = majors
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(program))))

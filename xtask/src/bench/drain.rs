@@ -1,0 +1,160 @@
+//! Drain: how fast a backlog goes out, next to what server and broker can do at most.
+
+use super::process::Measured;
+use super::{Bench, median};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One way to drain, measured once.
+struct Sample {
+    per_second: f64,
+    cpu_us: f64,
+    peak_mib: f64,
+}
+
+pub async fn run(
+    bench: &Bench,
+    rows: usize,
+    per_transaction: usize,
+    rounds: usize,
+    queues: &[String],
+) -> Result<(), String> {
+    let database = bench.pg.database("bench").await;
+    let client = bench.pg.client(&database).await;
+    let sql = |text: String| {
+        let client = &client;
+        async move { client.batch_execute(&text).await.map_err(|error| format!("{text}: {error:?}")) }
+    };
+    sql("create table outbox (id uuid primary key default gen_random_uuid(), aggregatetype text not null, \
+         aggregateid text not null, type text not null, payload jsonb); \
+         create publication pub for table outbox with (publish = 'insert'); \
+         set synchronous_commit = off"
+        .into())
+    .await?;
+    sql("select pg_create_logical_replication_slot('base', 'pgoutput')".into()).await?;
+    eprintln!("write {rows} rows, {per_transaction} per transaction …");
+    let filler = "x".repeat(220);
+    sql(format!(
+        "do $$ begin for i in 1..{transactions} loop \
+           insert into outbox (aggregatetype, aggregateid, type, payload) \
+           select 'bench', 'k' || (i % 1000), 'Benched', json_build_object('n', i, 'filler', '{filler}')::jsonb \
+           from generate_series(1, {per_transaction}); commit; end loop; end $$",
+        transactions = rows / per_transaction
+    ))
+    .await?;
+    let end: String = client
+        .query_one("select pg_current_wal_insert_lsn()::text", &[])
+        .await
+        .map_err(|error| error.to_string())?
+        .get(0);
+
+    println!("\ndrain of {rows} rows of about 300 bytes, {per_transaction} per transaction, {rounds} rounds, medians");
+    println!("{:<34} {:>10} {:>12} {:>10}", "", "rows/s", "µs CPU/row", "peak MiB");
+    let mut names = vec!["pg_recvlogical (floor)".to_owned(), "tailwater → stdout".to_owned()];
+    for queue in queues {
+        names.push(format!("bare publisher → {queue} (floor)"));
+        names.push(format!("tailwater → {queue}"));
+    }
+    let mut samples: Vec<Vec<Sample>> = names.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        for (index, _) in names.iter().enumerate() {
+            let slot = format!("r{round}_{index}");
+            sql(format!("select pg_copy_logical_replication_slot('base', '{slot}')")).await?;
+            let sample = match index {
+                0 => recvlogical(bench, &database, &slot, &end, rows)?,
+                1 => to_stdout(bench, &database, &slot, rows)?,
+                n => to_queue(bench, &database, &slot, rows, &queues[(n - 2) / 2], n % 2 == 0).await?,
+            };
+            samples[index].push(sample);
+            sql(format!("select pg_drop_replication_slot('{slot}') from pg_replication_slots where slot_name = '{slot}' and not active")).await?;
+        }
+    }
+    for (name, samples) in names.iter().zip(&samples) {
+        let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field).collect());
+        println!("{name:<34} {:>10.0} {:>12.1} {:>10.1}", of(|s| s.per_second), of(|s| s.cpu_us), of(|s| s.peak_mib));
+    }
+    Ok(())
+}
+
+fn sample(rows: usize, elapsed: Duration, cpu_seconds: f64, peak_mib: f64) -> Sample {
+    Sample { per_second: rows as f64 / elapsed.as_secs_f64(), cpu_us: cpu_seconds * 1e6 / rows as f64, peak_mib }
+}
+
+fn recvlogical(bench: &Bench, database: &str, slot: &str, end: &str, rows: usize) -> Result<Sample, String> {
+    let started = Instant::now();
+    let mut process = Measured::spawn(
+        Command::new(&bench.programs.pg_recvlogical)
+            .args(["--start", "--no-loop", "--slot", slot, "--file", "/dev/null", "--endpos", end])
+            .args(["-o", "proto_version=1", "-o", "publication_names=pub", "-d", &bench.pg.url(database)]),
+    )?;
+    let (mut cpu, mut peak) = (0.0, 0.0);
+    while process.child().try_wait().map_err(|e| e.to_string())?.is_none() {
+        cpu = process.cpu_seconds();
+        peak = process.peak_mib();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(sample(rows, started.elapsed(), cpu, peak))
+}
+
+fn to_stdout(bench: &Bench, database: &str, slot: &str, rows: usize) -> Result<Sample, String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let config = bench.config(directory.path(), database, slot, "[pipelines.bench.sink]\ntype = \"stdout\"\n");
+    let started = Instant::now();
+    let mut process = Measured::spawn(
+        Command::new(&bench.programs.tailwater)
+            .args(["run", "--log-level", "error", "--config"])
+            .arg(&config)
+            .stdout(Stdio::piped()),
+    )?;
+    let mut out = BufReader::with_capacity(1 << 20, process.child().stdout.take().expect("piped"));
+    let mut seen = 0;
+    while seen < rows {
+        let chunk = out.fill_buf().map_err(|error| error.to_string())?;
+        if chunk.is_empty() {
+            return Err(format!("tailwater ended after {seen} of {rows} rows"));
+        }
+        seen += chunk.iter().filter(|byte| **byte == b'\n').count();
+        let length = chunk.len();
+        out.consume(length);
+    }
+    Ok(sample(rows, started.elapsed(), process.cpu_seconds(), process.peak_mib()))
+}
+
+async fn to_queue(
+    bench: &Bench,
+    database: &str,
+    slot: &str,
+    rows: usize,
+    kind: &str,
+    bare: bool,
+) -> Result<Sample, String> {
+    let name = testbed::unique("bench");
+    let broker = super::latency::Queue::declare(bench, &name, kind).await?;
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mut command;
+    if bare {
+        command = Command::new(&bench.programs.bare_publisher);
+        command.arg(&name).arg(rows.to_string()).env("BARE_PUBLISHER_URL", bench.rabbit.url());
+    } else {
+        let config = bench.config(directory.path(), database, slot, &bench.rabbit_sink(&name));
+        command = Command::new(&bench.programs.tailwater);
+        command.args(["run", "--log-level", "error", "--config"]).arg(&config);
+    }
+    let started = Instant::now();
+    let mut process = Measured::spawn(&mut command)?;
+    let (mut cpu, mut peak) = (0.0, 0.0);
+    while (broker.count().await? as usize) < rows {
+        if let Some(status) = process.child().try_wait().map_err(|e| e.to_string())?
+            && (!bare || !status.success())
+        {
+            return Err(format!("{command:?} ended early: {status}"));
+        }
+        cpu = f64::max(cpu, process.cpu_seconds());
+        peak = f64::max(peak, process.peak_mib());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let elapsed = started.elapsed();
+    broker.delete().await?;
+    Ok(sample(rows, elapsed, cpu, peak))
+}

@@ -1,0 +1,109 @@
+//! Throughput and latency of the real binary next to the floor, in one run on private servers.
+//!
+//! Floors: `pg_recvlogical` to a null device (what the server can send) and a bare publisher of the same bytes (what the broker
+//! can take). Machines are noisy: rounds are interleaved, medians and ratios are printed. Not a test: nothing fails here.
+
+mod drain;
+mod latency;
+mod process;
+
+use clap::Args;
+use std::path::PathBuf;
+use testbed::{Postgres, RabbitMq};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Rows to drain in each round
+    #[arg(long, default_value_t = 100_000)]
+    rows: usize,
+    /// Rounds; medians are printed
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Rows in each transaction, one table line per value
+    #[arg(long, value_delimiter = ',', default_value = "1,100")]
+    per_transaction: Vec<usize>,
+    /// Queue types to publish to
+    #[arg(long, value_delimiter = ',', default_value = "classic,quorum")]
+    queues: Vec<String>,
+    /// Transactions per second of the latency run
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Length of the latency run, seconds; 0 leaves it out
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+}
+
+/// The programs under measurement, built in release.
+struct Programs {
+    tailwater: PathBuf,
+    bare_publisher: PathBuf,
+    pg_recvlogical: PathBuf,
+}
+
+struct Bench {
+    pg: Postgres,
+    rabbit: RabbitMq,
+    programs: Programs,
+}
+
+pub async fn run(args: BenchArgs) -> Result<(), String> {
+    let programs = build()?;
+    eprintln!("start private servers …");
+    let bench = Bench { pg: Postgres::start().await, rabbit: RabbitMq::start().await, programs };
+    for per_transaction in &args.per_transaction {
+        drain::run(&bench, args.rows, *per_transaction, args.rounds, &args.queues).await?;
+    }
+    if args.seconds > 0 {
+        for queue in &args.queues {
+            latency::run(&bench, queue, args.rate, args.seconds).await?;
+        }
+    }
+    Ok(())
+}
+
+fn build() -> Result<Programs, String> {
+    eprintln!("build in release …");
+    let status = std::process::Command::new("cargo")
+        .args(["build", "--release", "--locked", "--package", "tailwater", "--bins", "--example", "bare_publisher"])
+        .status()
+        .map_err(|error| format!("run cargo: {error}"))?;
+    if !status.success() {
+        return Err("the release build failed".into());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    Ok(Programs {
+        tailwater: target.join("release/tailwater"),
+        bare_publisher: target.join("release/examples/bare_publisher"),
+        pg_recvlogical: testbed::postgres_program("pg_recvlogical"),
+    })
+}
+
+impl Bench {
+    /// A configuration for one drain; returns the file's path inside `directory`.
+    fn config(&self, directory: &std::path::Path, database: &str, slot: &str, sink: &str) -> PathBuf {
+        let text = format!(
+            "state_dir = \"{state}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[pipelines.bench.source]\ntype = \"postgres\"\n\
+             url = \"{url}\"\nslot = \"{slot}\"\npublication = \"pub\"\ntable = \"outbox\"\n\
+             [pipelines.bench.route.outbox]\nkey_column = \"aggregateid\"\nroute_by = \"aggregatetype\"\n\
+             topic_replacement = \"${{routedByValue}}\"\n{sink}",
+            state = directory.join("state").display(),
+            url = self.pg.url(database),
+        );
+        let path = directory.join("bench.toml");
+        std::fs::write(&path, text).expect("a temporary directory takes files");
+        path
+    }
+
+    fn rabbit_sink(&self, exchange: &str) -> String {
+        format!(
+            "[pipelines.bench.sink]\ntype = \"rabbitmq\"\nurls = [\"{}\"]\nexchange = \"{exchange}\"\n",
+            self.rabbit.url()
+        )
+    }
+}
+
+/// The middle one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
