@@ -19,6 +19,11 @@ pub enum Routed {
 /// One pipeline's routing. Keeps caches only; the same change gives the same result.
 pub trait Route: Send {
     fn apply(&mut self, change: &Change) -> Routed;
+
+    /// What an operator should know of decisions taken since the last call, each said once: for the log.
+    fn notices(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Whose bytes to produce.

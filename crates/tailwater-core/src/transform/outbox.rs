@@ -3,7 +3,41 @@
 //! Behaviour follows Debezium's `EventRouter` (options, order of processing, placements); differences are listed in
 //! docs/debezium.md.
 
+mod columns;
+mod java_regex;
+mod placement;
+mod reject;
+mod router;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+pub use router::{OutboxRouter, RouteSettings};
+
 use serde::{Deserialize, Serialize};
+
+/// A setting of the route that can never work: found when the router is built, not at the first event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteConfigError {
+    #[error("regular expression {pattern:?} cannot be used: {reason}")]
+    Regex { pattern: String, reason: String },
+    #[error("topic replacement {replacement:?} cannot be used: {reason}")]
+    Replacement { replacement: String, reason: String },
+    #[error("placement item {item:?} is not column:place or column:place:alias (in {list:?})")]
+    Placement { item: String, list: String },
+    #[error("placement {place:?} of {item:?} is unknown: use header, envelope or partition")]
+    Place { place: String, item: String },
+    #[error("the envelope would have two members named {name:?}: give one of them another alias")]
+    DuplicateMember { name: String },
+    #[error("value format `binary` has no room for envelope placements: place the columns in headers, or use `json`")]
+    BinaryEnvelope,
+    #[error("format `plain` is for headers only: use json, string or binary for {part}")]
+    PlainFormat { part: &'static str },
+    #[error("format `binary` is not available for headers: use plain, string or json")]
+    BinaryHeaders,
+    #[error("option {option} must not be empty")]
+    Empty { option: &'static str },
+}
 
 /// All options of the router. Defaults are those of Debezium's `EventRouter`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
