@@ -308,7 +308,7 @@ impl Connection {
     }
 
     /// Says goodbye within a moment: the answer is not worth waiting for, and a blocked broker gives none.
-    pub async fn close(mut self) {
+    pub async fn say_goodbye(&mut self) {
         let mut out = BytesMut::new();
         Writer(&mut out).method(0, 10, 50, |w| {
             w.u16(200);

@@ -30,9 +30,14 @@ pub enum AmqpError {
     Tls { endpoint: String, source: TlsError },
     #[error("the broker closed the connection: {} {}", .0.code, .0.text)]
     Connection(Close),
-    /// `publishing`: while publishing; else while setting up.
     #[error("the broker closed the channel: {} {}", .0.code, .0.text)]
     Channel(Close),
+    /// The offender is known and reported as a rejection; the rest goes again over a new channel.
+    #[error("the broker closed the channel over one message: {} {}", .0.code, .0.text)]
+    OneRefused(Close),
+    /// Sent again one by one, the offender is the only open message.
+    #[error("the broker refused one of {open} messages without saying which: {} {}", .close.code, .close.text)]
+    SomeoneRefused { close: Close, open: usize },
     #[error(
         "{count} messages were refused (basic.nack): a queue they are bound to is full and says so (overflow = reject-publish)"
     )]
@@ -217,6 +222,8 @@ mod tests {
                 None,
             ),
             (channel(599, "SOMETHING_NEW", (60, 40)), None),
+            (AmqpError::OneRefused(close(403, "ACCESS_REFUSED - access to topic 'a'", (60, 40))), None),
+            (AmqpError::SomeoneRefused { close: close(406, "PRECONDITION_FAILED", (60, 40)), open: 2 }, None),
             (AmqpError::Eof, None),
             (AmqpError::Silent(Duration::from_secs(20)), None),
             (AmqpError::Nacked { count: 3 }, None),
