@@ -5,18 +5,26 @@
 //! packages to install, never a skipped test. What is started here ends with the process that started it: by
 //! `PR_SET_PDEATHSIG`, by a guard process that notices the owner's end, and by the next start, which sweeps what is left.
 
+mod child;
 mod http;
+mod load;
 mod ports;
 mod postgres;
 mod process;
+mod proxy;
+pub mod rabbit;
 mod rabbitmq;
 mod tls;
 mod wait;
 mod workdir;
 
+pub use child::{Child, tailwater_binary};
 pub use http::{HttpAnswer, http_get, http_request};
+pub use load::{Committed, Load, LoadOptions};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions, StopMode, postgres_program, shared_postgres};
+pub use proxy::Proxy;
+pub use rabbit::{Rabbit, Received};
 pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use tls::Authority;
 pub use wait::{eventually, note, unique};

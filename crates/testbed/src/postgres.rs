@@ -211,6 +211,14 @@ impl Postgres {
         String::from_utf8_lossy(text.get(text.len().saturating_sub(20_000)..).unwrap_or(&text)).into_owned()
     }
 
+    /// Variables that make [`shared_postgres`] of other processes use this server.
+    pub fn share(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("TAILWATER_TEST_PG_PORT", self.port.to_string()),
+            ("TAILWATER_TEST_PG_SOCKET", self.socket_dir.display().to_string()),
+        ]
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Server>> {
         self.server.lock().expect("no panic while held")
     }

@@ -1,0 +1,127 @@
+//! A program under test as a child process: its lines, its signals, its end.
+
+use crate::process::{self, signal};
+use crate::wait::eventually;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A running program; killed on drop and with this process.
+#[derive(Debug)]
+pub struct Child {
+    inner: Mutex<std::process::Child>,
+    pid: u32,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+/// The relay's program, as cargo built it beside this test. In the relay's own tests prefer
+/// `env!("CARGO_BIN_EXE_tailwater")`, which also builds it. `TAILWATER_BINARY` names another one.
+pub fn tailwater_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TAILWATER_BINARY") {
+        return path.into();
+    }
+    let exe = std::env::current_exe().expect("a program knows its own path");
+    let found = exe.ancestors().skip(1).take(3).map(|dir| dir.join("tailwater")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no tailwater program beside {}; type: cargo build -p tailwater", exe.display()))
+}
+
+impl Child {
+    /// Starts it with both outputs collected, line by line.
+    pub fn start(mut command: Command) -> Child {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shown = format!("{command:?}");
+        let mut inner = process::spawn(command, libc::SIGKILL).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let stdout = collect(inner.stdout.take().expect("piped"));
+        let stderr = collect(inner.stderr.take().expect("piped"));
+        Child { pid: inner.id(), inner: Mutex::new(inner), stdout, stderr }
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub fn kill9(&self) {
+        self.signal(libc::SIGKILL);
+        let _ = self.lock().wait();
+    }
+
+    /// SIGTERM.
+    pub fn term(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Any signal; nothing happens if it has ended.
+    pub fn signal(&self, number: i32) {
+        if self.ended().is_none() {
+            signal(self.pid, number);
+        }
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.lock().try_wait().expect("our own child can be waited for")
+    }
+
+    /// Waits for its end; panics with its last lines after `limit`.
+    pub async fn wait(&self, limit: Duration) -> ExitStatus {
+        let start = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(start.elapsed() < limit, "still runs after {limit:?}; it said:\n{}", tail(&self.stderr()));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for a line with `text` on either output and returns it; panics with the last lines after `limit`.
+    pub async fn wait_for(&self, text: &str, limit: Duration) -> String {
+        let find = || self.stderr().into_iter().chain(self.stdout()).find(|line| line.contains(text));
+        let seen = tokio::time::timeout(limit, eventually(limit * 2, || async { find() })).await;
+        seen.unwrap_or_else(|_| panic!("no line with {text:?} within {limit:?}; it said:\n{}", tail(&self.stderr())))
+    }
+
+    /// Lines on standard error so far.
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().expect("no panic while held").clone()
+    }
+
+    /// Lines on standard output so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().expect("no panic while held").clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::process::Child> {
+        self.inner.lock().expect("no panic while held")
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let mut child = self.lock();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn tail(lines: &[String]) -> String {
+    lines.get(lines.len().saturating_sub(40)..).unwrap_or(lines).join("\n")
+}
+
+fn collect(output: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let sink = lines.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            sink.lock().expect("no panic while held").push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    lines
+}
