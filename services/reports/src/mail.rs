@@ -175,9 +175,9 @@ mod tests {
         for (key, id) in [
             ("8e03978e-40d5", "8e03978e-40d5"),
             ("report.17", "report.17"),
-            ("..a..b.", "=2E=2Ea.=2Eb=2E"),
+            ("..a..b.", "=2E.a.=2Eb=2E"),
             ("a\r\nBcc: x", "a=0D=0ABcc=3A=20x"),
-            ("../../etc/passwd", "=2E=2E=2F.=2E=2Fetc=2Fpasswd"),
+            ("../../etc/passwd", "=2E.=2F.=2E=2Fetc=2Fpasswd"),
             ("a=2E", "a=3D2E"),
         ] {
             assert_eq!(message_id(key), id);

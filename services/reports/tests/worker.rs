@@ -1,0 +1,127 @@
+//! Either worker serves, on a real PostgreSQL and RabbitMQ.
+
+mod common;
+
+use common::*;
+use reports::worker::{Failure, handle};
+use tailwater_client::inbox::Once;
+use uuid::Uuid;
+
+#[tokio::test]
+async fn export_marker_and_mail_are_written_together_and_once() {
+    let (_, pool) = database().await;
+    let (id, body) = requested(&pool, 2, "key-1").await;
+    let body = body.to_string();
+    assert_eq!(handle(&pool, body.as_bytes()).await.unwrap(), Once::Done(24));
+    assert_eq!(handle(&pool, body.as_bytes()).await.unwrap(), Once::Known);
+    assert_eq!(status(&pool, id).await, "done");
+    for table in ["export", "inbox", "mail"] {
+        assert_eq!(count(&pool, table).await, 1, "{table}");
+    }
+    let csv: Vec<u8> = pool.get().await.unwrap().query_one("SELECT csv FROM export", &[]).await.unwrap().get(0);
+    let csv = String::from_utf8(csv).unwrap();
+    assert!(csv.starts_with("happened_at,action,detail\n2026-01-01T08:00:00Z,signed in,\"item 2, no. 0\"\n"), "{csv}");
+    assert_eq!(csv.lines().count(), 25);
+}
+
+#[tokio::test]
+async fn the_days_asked_for_bound_the_export_both_included() {
+    let (_, pool) = database().await;
+    let (_, mut body) = requested(&pool, 1, "key-days").await;
+    body["payload"]["from"] = "2026-01-02".into();
+    body["payload"]["to"] = "2026-01-03".into();
+    assert_eq!(handle(&pool, body.to_string().as_bytes()).await.unwrap(), Once::Done(2));
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_work_is_poison_and_leaves_nothing_behind() {
+    let (_, pool) = database().await;
+    let (id, unknown_user) = requested(&pool, 999, "key-user").await;
+    let (_, mut bad_day) = requested(&pool, 1, "key-day").await;
+    bad_day["payload"]["from"] = "never".into();
+    let (_, mut bad_type) = requested(&pool, 1, "key-type").await;
+    bad_type["event_type"] = "report.burnt".into();
+    let no_report = body(Uuid::now_v7(), 1, "key-report");
+    let texts = [unknown_user, bad_day, bad_type, no_report].map(|body| body.to_string());
+    for text in texts.iter().map(String::as_str).chain(["not json", "[]", r#"{"event_type":"report.requested"}"#]) {
+        let outcome = handle(&pool, text.as_bytes()).await;
+        assert!(matches!(outcome, Err(Failure::Poison(_))), "{text}: {outcome:?}");
+    }
+    assert_eq!(status(&pool, id).await, "failed");
+    for table in ["export", "inbox", "mail"] {
+        assert_eq!(count(&pool, table).await, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_or_not_ready_is_never_the_messages_fault() {
+    let away = reports::database::pool("postgres://postgres@127.0.0.1:1/none").unwrap();
+    let text = body(Uuid::now_v7(), 1, "key").to_string();
+    assert!(matches!(handle(&away, text.as_bytes()).await, Err(Failure::Away(_))));
+    let pg = testbed::shared_postgres().await;
+    let without_tables = reports::database::pool(&pg.url(&pg.database("empty").await)).unwrap();
+    assert!(matches!(handle(&without_tables, text.as_bytes()).await, Err(Failure::Away(_))));
+}
+
+/// T42, with two workers in two languages on one queue.
+#[tokio::test]
+async fn every_report_has_one_effect_although_each_is_delivered_twice_to_both_workers() {
+    let (name, pool) = database().await;
+    let amqp = broker().await;
+    let url = testbed::shared_postgres().await.url(&name);
+    let (_connection, channel) = channel(&amqp).await;
+    for n in 0..40 {
+        let (_, body) = requested(&pool, 1 + n % 3, &format!("key-{n}")).await;
+        for _ in 0..2 {
+            publish(&channel, body.to_string().as_bytes()).await;
+        }
+    }
+    let _workers = (python_worker(&url, &amqp), rust_worker(&url, &amqp));
+    until_count(&pool, "report WHERE status = 'done'", 40).await;
+    until_depth(&channel, "report-service", 0).await;
+    for table in ["export", "inbox", "mail"] {
+        assert_eq!(count(&pool, table).await, 40, "{table}");
+    }
+    assert_eq!(depth(&channel, "report-service-dlq").await, 0, "a duplicate is no poison");
+}
+
+#[tokio::test]
+async fn both_workers_make_the_same_export_and_the_same_mail() {
+    let (name, pool) = database().await;
+    let amqp = broker().await;
+    let url = testbed::shared_postgres().await.url(&name);
+    let (_connection, channel) = channel(&amqp).await;
+    let (by_rust, body) = requested(&pool, 3, "by-rust").await;
+    handle(&pool, body.to_string().as_bytes()).await.unwrap();
+    let (by_python, body) = requested(&pool, 3, "by-python").await;
+    publish(&channel, body.to_string().as_bytes()).await;
+    let _worker = python_worker(&url, &amqp);
+    until_count(&pool, "export", 2).await;
+    let same = format!(
+        "(SELECT DISTINCT e.rows, e.csv, m.recipient, m.subject, m.body, m.attachment FROM export e JOIN mail m \
+         ON m.file_name = 'activity-' || e.report_id || '.csv' WHERE e.report_id IN ('{by_rust}', '{by_python}')) x"
+    );
+    assert_eq!(count(&pool, &same).await, 1);
+}
+
+#[tokio::test]
+async fn a_poison_message_ends_in_the_dead_letters_whichever_worker_has_it() {
+    for python in [true, false] {
+        let (name, pool) = database().await;
+        let amqp = broker().await;
+        let url = testbed::shared_postgres().await.url(&name);
+        let (_connection, channel) = channel(&amqp).await;
+        let (poison, body) = requested(&pool, 999, "poison").await;
+        let body = body.to_string();
+        publish(&channel, body.as_bytes()).await;
+        publish(&channel, b"not json").await;
+        let (good, after) = requested(&pool, 1, "after").await;
+        publish(&channel, after.to_string().as_bytes()).await;
+        let _worker = if python { python_worker(&url, &amqp) } else { rust_worker(&url, &amqp) };
+        until_depth(&channel, "report-service-dlq", 2).await;
+        until_count(&pool, "inbox", 1).await;
+        assert_eq!(take(&channel, "report-service-dlq").await, body.as_bytes());
+        assert_eq!((status(&pool, poison).await, status(&pool, good).await), ("failed".into(), "done".into()));
+        until_depth(&channel, "report-service", 0).await;
+    }
+}
