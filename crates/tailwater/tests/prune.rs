@@ -310,7 +310,8 @@ async fn of_several_slots_the_lowest_decides() {
 /// T16: its position is the end of the log, and it has seen none of these rows.
 #[tokio::test]
 async fn a_slot_that_was_made_anew_vouches_for_nothing_until_somebody_reads_it() {
-    let scene = Scene::new(shared_postgres().await, "prune_recreated", TABLE).await;
+    let postgres = Postgres::start().await; // nothing else may move its log
+    let scene = Scene::new(&postgres, "prune_recreated", TABLE).await;
     let client = scene.client().await;
     client.batch_execute("insert into outbox (v) select 'x' from generate_series(1, 10)").await.unwrap();
     client.execute("select pg_drop_replication_slot($1)", &[&scene.slot]).await.unwrap();
