@@ -15,14 +15,13 @@
 use crate::config::OnRejected;
 use crate::metrics::{State, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tailwater_core::ledger::EntryId;
 use tailwater_core::{Failure, HeaderValue, Message, Publisher, Settled, Sink, Slice};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Header that says why a message is a dead letter.
 pub const REASON_HEADER: &str = "x-tailwater-reason";
@@ -302,8 +301,9 @@ impl Lane {
             tracing::error!(lane = self.setup.index, event = %message.id, "hold at a refused event");
             self.trouble(state);
             if by_router {
+                let mut alive = true;
                 loop {
-                    idle(publisher.as_mut(), HOLD_MAX).await; // only another configuration helps: a restart
+                    idle(publisher.as_mut(), &mut alive, HOLD_MAX).await; // only another configuration helps: a restart
                 }
             }
             self.offer_until_taken(publisher, message).await?;
@@ -326,14 +326,17 @@ impl Lane {
     async fn offer_until_taken(&mut self, publisher: &mut Box<dyn Publisher>, message: Message) -> Result<(), Failure> {
         let mut delay = HOLD_FIRST;
         let alone: Arc<[Message]> = Arc::new([message.clone()]);
+        let mut alive = true;
         loop {
-            idle(publisher.as_mut(), delay).await;
+            idle(publisher.as_mut(), &mut alive, delay).await;
             delay = (delay * 2).min(HOLD_MAX);
             let error = match self.setup.sink.open(self.setup.index).await {
                 Ok(fresh) => {
                     *publisher = fresh;
                     publisher.push(Slice { messages: alone.clone(), upto: None });
-                    match one_verdict(publisher.as_mut()).await {
+                    let verdict = one_verdict(publisher.as_mut()).await;
+                    alive = verdict.is_ok();
+                    match verdict {
                         Ok(None) => return Ok(()),
                         Ok(Some(reason)) => {
                             let (event, topic) = (message.id.to_string(), message.topic.to_string());
@@ -409,16 +412,14 @@ impl Lane {
     }
 }
 
-/// Keeps a connection alive for a while; what it reports does not matter any more.
-async fn idle(publisher: &mut dyn Publisher, duration: Duration) {
-    let alive = async {
-        while publisher.drive().await.is_ok() {}
-        pending::<()>().await
-    };
-    tokio::select! {
-        _ = alive => {}
-        _ = sleep(duration) => {}
+/// Keeps a connection alive for a while; what it reports does not matter any more. Once it broke it is left alone (P5).
+async fn idle(publisher: &mut dyn Publisher, alive: &mut bool, duration: Duration) {
+    let until = Instant::now() + duration;
+    if *alive {
+        let broken = async { while publisher.drive().await.is_ok() {} };
+        *alive = timeout_at(until, broken).await.is_err();
     }
+    sleep_until(until).await;
 }
 
 /// Waits for the one message in flight: `None` = durable, `Some(reason)` = refused.
