@@ -125,3 +125,15 @@ fn collect(output: impl Read + Send + 'static) -> Lines {
     });
     lines
 }
+
+/// A Python interpreter that has the example worker's packages: the one in PATH, else the system's.
+pub fn python() -> PathBuf {
+    let works = |path: &PathBuf| {
+        let output = Command::new(path).args(["-c", "import pika, psycopg2"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().map(PathBuf::from).find(works);
+    found.unwrap_or_else(|| {
+        panic!("no Python with pika and psycopg2; type: apt-get install -y python3-pika python3-psycopg2")
+    })
+}

@@ -18,7 +18,7 @@ mod tls;
 mod wait;
 mod workdir;
 
-pub use child::{Child, tailwater_binary};
+pub use child::{Child, python, tailwater_binary};
 pub use http::{HttpAnswer, http_get, http_request};
 pub use load::{Committed, Load, LoadOptions};
 pub use ports::free_port;
