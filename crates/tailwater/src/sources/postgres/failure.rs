@@ -40,6 +40,9 @@ pub enum Error {
     /// A saved position that this source cannot have written.
     #[error("the saved position `{0}` cannot be read")]
     Position(String),
+    /// Something that must be there before the first start is not.
+    #[error("{what}")]
+    Missing { what: String, hint: String },
     /// Events may be missing for good if we simply went on.
     #[error("gap possible: {what}")]
     Gap { what: String, hint: String },
@@ -134,7 +137,7 @@ pub fn classify(error: Error, names: &Names) -> Failure {
              slot's own position (events may repeat), move it away",
             error,
         ),
-        Error::Gap { hint, .. } => Failure::fatal(hint.clone(), error),
+        Error::Gap { hint, .. } | Error::Missing { hint, .. } => Failure::fatal(hint.clone(), error),
         Error::Connect(..)
         | Error::Io(_)
         | Error::Tls(_)

@@ -1,14 +1,112 @@
 //! PostgreSQL by its log: a slot decoded by `pgoutput`, read over the replication protocol.
 //!
 //! ```text
-//!   config ─▶ target ─▶ socket ─▶ client (start-up, queries) ─▶ slot (checks, standby) ─▶ stream ─▶ changes
-//!                                                                └▶ snapshot (first start) ─┘
-//!   connect (ordinary SQL) ─▶ watch (publication, table, shutdown of the server)
+//!   config ─▶ target ─▶ socket ─▶ client (start-up, queries) ─▶ open (checks, standby) ─▶ stream ─▶ changes
+//!                                                                 └▶ snapshot (first start) ─┘
+//!   connect (ordinary SQL) ─▶ watch (publication, slot, shutdown)      feedback ◀─ confirmations
 //! ```
 
 pub mod client;
 pub mod config;
 pub mod connect;
 pub mod failure;
+mod feedback;
+mod open;
+pub mod position;
+pub mod slot;
+mod snapshot;
 mod socket;
+mod stream;
 pub mod target;
+mod watch;
+
+use crate::metrics::Status;
+use async_trait::async_trait;
+use config::PostgresConfig;
+use failure::Error;
+use futures_util::future::BoxFuture;
+use open::{Begin, Opening};
+use snapshot::Rows;
+use std::sync::Arc;
+use stream::Stream;
+use tailwater_core::{Batch, Confirm, Failure, OpenSource, Position, Source};
+
+/// A slot of a PostgreSQL server, to be opened as often as needed.
+pub struct PostgresSource {
+    config: PostgresConfig,
+    status: Arc<Status>,
+}
+
+impl PostgresSource {
+    /// Connects to nothing yet. Reports on `status` what it waits for.
+    pub fn new(config: PostgresConfig, status: Arc<Status>) -> Self {
+        PostgresSource { config, status }
+    }
+}
+
+#[async_trait]
+impl OpenSource for PostgresSource {
+    async fn open(&self, from: Option<Position>) -> Result<(Box<dyn Source>, Arc<dyn Confirm>), Failure> {
+        let (begin, confirm, opening) = open::open(&self.config, from, self.status.clone()).await?;
+        let phase = match begin {
+            Begin::Stream(stream) => Phase::Stream(stream),
+            Begin::Snapshot(rows) => Phase::Rows(rows),
+        };
+        Ok((Box::new(Reader { phase, opening }), confirm))
+    }
+}
+
+/// Where a source is. A step that must not be torn is a future of its own, kept here: a dropped `next` loses nothing (S1).
+enum Phase {
+    Rows(Box<Rows>),
+    Stream(Box<Stream>),
+    Step(BoxFuture<'static, Result<Phase, Error>>),
+    Dead,
+}
+
+struct Reader {
+    phase: Phase,
+    opening: Opening,
+}
+
+#[async_trait]
+impl Source for Reader {
+    async fn next(&mut self, room: usize) -> Result<Batch, Failure> {
+        let result = self.advance(room).await;
+        result.map_err(|error| {
+            // S5: dead; the server must not wait for us.
+            self.phase = Phase::Dead;
+            self.opening.link.close_now();
+            self.opening.link.status.source_seen.clear();
+            open::conclude(error, &self.opening.names, &self.opening.link.status)
+        })
+    }
+}
+
+impl Reader {
+    async fn advance(&mut self, room: usize) -> Result<Batch, Error> {
+        loop {
+            match &mut self.phase {
+                Phase::Stream(stream) => match stream.next(room).await? {
+                    Some(batch) => return Ok(batch),
+                    None => return Err(Error::Protocol("catalog".into())),
+                },
+                Phase::Rows(rows) => match rows.next(room).await? {
+                    Some(batch) => return Ok(batch),
+                    None => return Err(Error::Protocol("snapshot".into())),
+                },
+                Phase::Step(step) => {
+                    let phase = step.await?;
+                    self.phase = phase;
+                }
+                Phase::Dead => return Err(Error::Ended("the source has failed before")),
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.opening.link.close_softly();
+    }
+}

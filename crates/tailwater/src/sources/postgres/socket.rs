@@ -29,8 +29,14 @@ impl Socket {
         session.peer_certificates().and_then(|chain| chain.first()).and_then(|cert| tls::server_end_point(cert))
     }
 
-    pub fn is_tls(&self) -> bool {
-        matches!(self, Socket::Tls(_))
+    /// A second handle, to end the connection from outside; `None` if the system has no more handles.
+    pub fn closer(&self) -> Option<socket2::Socket> {
+        let clone = match self {
+            Socket::Tcp(stream) => socket2::SockRef::from(stream).try_clone(),
+            Socket::Unix(stream) => socket2::SockRef::from(stream).try_clone(),
+            Socket::Tls(stream) => socket2::SockRef::from(stream.get_ref().0).try_clone(),
+        };
+        clone.ok()
     }
 }
 

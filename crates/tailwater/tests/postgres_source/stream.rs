@@ -1,0 +1,137 @@
+//! Reading the log: order, resuming, cancelling, idle progress.
+
+use crate::harness::{Outbox, PATIENCE, expected, values};
+use std::time::{Duration, Instant};
+use testbed::{eventually, shared_postgres};
+
+/// S2
+#[tokio::test]
+async fn committed_rows_come_in_commit_order_with_their_transaction() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    outbox.insert(0..3).await;
+    outbox.sql.batch_execute("begin; insert into outbox (v) values ('gone'); rollback").await.unwrap();
+    outbox.insert(3..5).await;
+    let mut source = outbox.open(None).await;
+    let changes = source.take(5).await;
+    assert_eq!(values(&changes), expected(0..5));
+    assert_eq!(changes.iter().map(|change| change.ordinal).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
+    assert!(changes[0].commit.lsn < changes[3].commit.lsn);
+}
+
+/// T13: what was settled inside a transaction is not read again, what was not is.
+#[tokio::test]
+async fn a_source_resumes_inside_a_transaction_at_the_ordinal() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    outbox.insert(0..1).await;
+    outbox.insert(1..10_001).await;
+    let mut source = outbox.open(None).await;
+    let mut seen = Vec::new();
+    while seen.len() < 4000 || !source.inside() {
+        seen.extend(source.next_in(50_000).await.unwrap().changes);
+    }
+    assert!(seen.len() < 9000, "batches are bounded by room: {} at once", seen.len());
+    source.confirm_all().await;
+    let from = source.upto.clone();
+    drop(source);
+    let mut source = outbox.open(from).await;
+    let rest = 10_001 - seen.len();
+    seen.extend(source.take(rest).await);
+    assert_eq!(values(&seen), expected(0..10_001));
+    let ordinals: Vec<u64> = seen[1..].iter().map(|change| change.ordinal).collect();
+    assert_eq!(ordinals, (0..10_000).collect::<Vec<u64>>());
+}
+
+/// S1
+#[tokio::test]
+async fn a_cancelled_read_loses_nothing() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    let mut source = outbox.open(None).await;
+    let writer = async {
+        for i in 0..200 {
+            outbox.insert(i * 5..i * 5 + 5).await;
+        }
+    };
+    let reader = async {
+        let mut seen = Vec::new();
+        let mut cancelled = 0;
+        while seen.len() < 1000 {
+            match tokio::time::timeout(Duration::from_micros(300), source.source.next(2000)).await {
+                Ok(batch) => seen.extend(batch.unwrap().changes),
+                Err(_) => cancelled += 1,
+            }
+        }
+        (seen, cancelled)
+    };
+    let ((), (seen, cancelled)) = tokio::join!(writer, reader);
+    assert_eq!(values(&seen), expected(0..1000));
+    assert!(cancelled > 10, "only {cancelled} reads were cancelled");
+}
+
+/// S4
+#[tokio::test]
+async fn a_batch_stays_within_the_room_it_was_granted() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    outbox.insert(0..2000).await;
+    outbox.sql.batch_execute("insert into outbox (v) values (repeat('x', 1000000))").await.unwrap();
+    let mut source = outbox.open(None).await;
+    let (mut rows, mut large) = (0, 0);
+    while rows < 2001 {
+        let batch = source.next_in(10_000).await.unwrap();
+        rows += batch.changes.len();
+        if batch.size_bytes > 10_000 {
+            assert_eq!(batch.changes.len(), 1, "only a single change may be larger than the room");
+            large += 1;
+        }
+    }
+    assert_eq!(large, 1);
+}
+
+/// C2, T10: only what was confirmed is not sent again.
+#[tokio::test]
+async fn what_was_not_confirmed_comes_again() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    let mut source = outbox.open(None).await;
+    outbox.insert(0..5).await;
+    source.take(5).await;
+    source.confirm_all().await;
+    let from = source.upto.clone();
+    outbox.insert(5..10).await;
+    source.take(5).await;
+    drop(source);
+    let mut source = outbox.open(from.clone()).await;
+    assert_eq!(values(&source.take(5).await), expected(5..10));
+    drop(source);
+    // And without a saved position the slot's own counts.
+    let mut source = outbox.open(None).await;
+    assert_eq!(values(&source.take(5).await), expected(5..10));
+}
+
+/// S3, T12: an unconfirmed event holds the position; once it is settled, the position follows WAL that is not ours.
+#[tokio::test]
+async fn the_confirmed_position_follows_foreign_wal_only_when_nothing_is_in_flight() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    let mut source = outbox.open(None).await;
+    outbox.insert(0..1).await;
+    source.take(1).await;
+    let event = source.upto.clone().unwrap();
+    let before = outbox.confirmed().await;
+    outbox
+        .sql
+        .batch_execute("insert into other select repeat('x', 1000) from generate_series(1, 50000)")
+        .await
+        .unwrap();
+    let end = outbox.wal_end().await;
+    assert!(end - before > 50_000_000, "50 MB of other WAL");
+    let start = Instant::now();
+    while source.upto.as_ref().is_some_and(|upto| upto.as_str() < format!("{}", event.as_str()).as_str())
+        || source.status.received_lsn.load(std::sync::atomic::Ordering::SeqCst) < end
+    {
+        source.next().await.unwrap();
+    }
+    assert_eq!(outbox.confirmed().await, before, "nothing was confirmed: the position must not have moved");
+    source.confirm_all().await;
+    eventually(PATIENCE, || async { (outbox.confirmed().await >= end).then_some(()) }).await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "the confirmed position followed after {took:?}");
+    eprintln!("followed 50 MB of other WAL after {took:?}");
+}
