@@ -1,4 +1,5 @@
 //! What `inbox::once` promises, on a real PostgreSQL.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::time::Duration;
 use tailwater_client::inbox::{self, Error, Inbox, Once};

@@ -1,4 +1,5 @@
 //! What `outbox::publish` promises, on a real PostgreSQL.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use serde_json::json;
 use tailwater_client::outbox::{self, Event, Outbox};

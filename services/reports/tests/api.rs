@@ -1,4 +1,5 @@
 //! The HTTP side, over a real socket and a real PostgreSQL.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Either worker serves, on a real PostgreSQL and RabbitMQ.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 mod common;
 
