@@ -370,7 +370,9 @@ impl Publisher for RabbitmqPublisher {
     }
 
     async fn drive(&mut self) -> Result<Settled, Failure> {
-        assert!(!self.dead, "a publisher that failed is dropped, not driven");
+        if self.dead {
+            return Err(Failure::retry("this publisher has failed and is to be dropped"));
+        }
         loop {
             if self.failed.is_none() {
                 self.fill();
