@@ -2,6 +2,7 @@
 //!
 //! `main.rs` only parses, runs and maps the result to an exit code; everything else is here so that tests can reach it.
 
+pub mod assemble;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;

@@ -225,6 +225,9 @@ impl Pipeline {
             }
         }
         self.status.filtered.fetch_add(filtered, Relaxed);
+        for notice in self.route.notices() {
+            tracing::warn!(pipeline = %self.status.name, "{notice}");
+        }
         let bytes = batch.size_bytes + plan.bytes;
         let entry = self.ledger.open(batch.upto, plan.messages, bytes);
         let oldest = batch.changes.first().map_or(0, |change| change.commit.time_us);

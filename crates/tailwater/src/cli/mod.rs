@@ -6,6 +6,7 @@
 pub mod check;
 pub mod completions;
 pub mod log;
+pub mod run;
 
 use crate::config::flags::Flags;
 use crate::config::load::{self, Inputs};
@@ -39,6 +40,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Publish what commits, until stopped
+    #[command(
+        after_help = "Example:\n  tailwater run --config orders.toml\n  tailwater run --from postgres://relay@localhost/shop --to stdout\n\nExit code: 0 stopped by signal and drained, 1 failed, 2 wrong configuration"
+    )]
+    Run,
     /// Show the effective configuration with the origin of each value, and what is wrong with it; connects to nothing
     #[command(
         after_help = "Example:\n  tailwater check --config application.properties\n  tailwater check --config orders.toml --json | jq .decisions\n\nExit code: 0 in order, 2 wrong configuration, 3 something was found"
@@ -149,6 +155,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(WRONG_USAGE);
     }
     match cli.command {
+        Command::Run => run::run(&cli.global),
         Command::Check => check::run(&cli.global),
         Command::Completions { shell } => completions::run(shell),
     }

@@ -1,0 +1,62 @@
+//! From configuration to parts: which source, route, sink and store a pipeline is made of. Connects to nothing.
+
+use crate::checkpoints::file::FileCheckpoints;
+use crate::config::{Config, OnRejected, PipelineConfig, RouteConfig, SinkConfig, SourceConfig};
+use crate::metrics::Status;
+use crate::pipeline::Parts;
+use crate::sinks::rabbitmq::RabbitmqSink;
+use crate::sinks::stdout::StdoutSink;
+use crate::sources::postgres::PostgresSource;
+use std::sync::Arc;
+use tailwater_core::route::{Compatibility, Route};
+use tailwater_core::transform::outbox::{OutboxRouter, RouteConfigError, RouteSettings};
+use tailwater_core::{Failure, Sink};
+
+/// All parts of one pipeline.
+pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: Arc<Status>) -> Result<Parts, Failure> {
+    let SourceConfig::Postgres(postgres) = &pipeline.source;
+    let mut postgres = postgres.clone();
+    // strict compatibility needs what the log does not say: defaults and NOT NULL
+    postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
+    let route =
+        route(&pipeline.route).map_err(|error| Failure::fatal("correct the route in the configuration", error))?;
+    let mut dead_letters: Option<Arc<dyn Sink>> = None;
+    let sink: Arc<dyn Sink> = match &pipeline.sink {
+        SinkConfig::Rabbitmq(rabbitmq) => {
+            if pipeline.delivery.on_rejected == OnRejected::DeadLetter {
+                let sink = RabbitmqSink::dead_letters(rabbitmq, status.clone()).ok_or_else(|| {
+                    Failure::fatal(
+                        format!("set pipelines.{name}.sink.dead_letter_exchange, or on_rejected = \"stop\""),
+                        "on_rejected = \"dead-letter\" needs a place for dead letters",
+                    )
+                })?;
+                dead_letters = Some(Arc::new(sink));
+            }
+            Arc::new(RabbitmqSink::new(rabbitmq.clone(), pipeline.route.compatibility, status.clone()))
+        }
+        SinkConfig::Stdout => Arc::new(StdoutSink::new()),
+    };
+    Ok(Parts {
+        source: Arc::new(PostgresSource::new(postgres, status.clone())),
+        route,
+        sink,
+        dead_letters,
+        checkpoints: Arc::new(FileCheckpoints::new(&config.state_dir, name)?),
+        delivery: pipeline.delivery.clone(),
+        status,
+    })
+}
+
+/// The route alone: `check` builds it to find what is wrong with it.
+pub fn route(config: &RouteConfig) -> Result<Box<dyn Route>, RouteConfigError> {
+    let settings = RouteSettings {
+        compatibility: config.compatibility,
+        key_format: config.key_format,
+        value_format: config.value_format,
+        header_format: config.header_format,
+        topic_prefix: config.topic_prefix.clone(),
+        only_topics: config.only_topics.clone(),
+        negate: config.negate,
+    };
+    Ok(Box::new(OutboxRouter::new(&config.outbox, settings)?))
+}

@@ -1,0 +1,106 @@
+//! `tailwater run`: builds the pipelines from the configuration, runs them with the HTTP port beside them, until a signal.
+//!
+//! The first SIGTERM or SIGINT drains: take nothing new, settle, confirm, leave. A second one is a crash, which is safe.
+
+use super::{DONE, FAILED, GlobalArgs, WRONG_USAGE};
+use crate::assemble;
+use crate::config::origin::Loaded;
+use crate::control::Control;
+use crate::housekeeping::schedule::Schedule;
+use crate::metrics::Status;
+use crate::supervisor;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tailwater_core::Failure;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Runs until stopped or until an operator must act.
+pub fn run(global: &GlobalArgs) -> ExitCode {
+    let loaded = match super::load(global) {
+        Ok(loaded) => loaded,
+        Err(error) => return super::refuse(global, &error),
+    };
+    for decision in &loaded.decisions {
+        tracing::info!(key = %decision.key, "decided: {}", decision.text);
+    }
+    for notice in &loaded.notices {
+        tracing::warn!(key = %notice.key, "{}", notice.text);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tailwater: start the runtime: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(serve(&loaded));
+    // what still runs holds nothing that is not saved
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn serve(loaded: &Loaded) -> u8 {
+    let stop = CancellationToken::new();
+    if let Err(error) = listen_for_signals(stop.clone()) {
+        eprintln!("tailwater: listen for signals: {error}");
+        return FAILED;
+    }
+    let mut parts = Vec::new();
+    let mut statuses = Vec::new();
+    let mut beside = JoinSet::new();
+    for (name, pipeline) in &loaded.config.pipelines {
+        let status = Arc::new(Status::new(name));
+        match assemble::pipeline(name, pipeline, &loaded.config, status.clone()) {
+            Ok(assembled) => parts.push(assembled),
+            Err(failure) => {
+                eprintln!("tailwater: pipeline {name}: {failure}");
+                return WRONG_USAGE;
+            }
+        }
+        if let Some(schedule) = Schedule::of(&loaded.config, pipeline, status.clone()) {
+            beside.spawn(schedule.run(stop.clone()));
+        }
+        statuses.push(status);
+    }
+    match Control::bind(&loaded.config.http, statuses).await {
+        Ok(Some(control)) => {
+            tracing::info!(address = %control.address, "HTTP port open");
+            beside.spawn(control.serve(CancellationToken::new()));
+        }
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("tailwater: {}", Failure::retry(error));
+            return WRONG_USAGE;
+        }
+    }
+    // the HTTP port answers until the very end: a drain can be watched
+    match supervisor::run(parts, stop).await {
+        Ok(()) => DONE,
+        Err(failure) => {
+            eprintln!("tailwater: {failure}");
+            FAILED
+        }
+    }
+}
+
+fn listen_for_signals(stop: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if again {
+                tracing::warn!("second signal: leave at once; what is in flight is published again at the next start");
+                std::process::exit(i32::from(FAILED));
+            }
+            tracing::info!("stop: drain, confirm, leave; a second signal leaves at once");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
