@@ -34,7 +34,10 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
             }
             Arc::new(RabbitmqSink::new(rabbitmq.clone(), pipeline.route.compatibility, status.clone()))
         }
-        SinkConfig::Stdout => Arc::new(StdoutSink::new()),
+        SinkConfig::Stdout => {
+            status.sink_seen.always();
+            Arc::new(StdoutSink::new())
+        }
     };
     Ok(Parts {
         source: Arc::new(PostgresSource::new(postgres, status.clone())),

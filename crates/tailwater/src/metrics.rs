@@ -118,6 +118,11 @@ impl LastSeen {
         self.ms.store(0, Relaxed);
     }
 
+    /// It cannot be absent (a local sink): seen now, at any time.
+    pub fn always(&self) {
+        self.ms.store(u64::MAX, Relaxed);
+    }
+
     /// How long ago it was seen.
     pub fn age(&self) -> Option<Duration> {
         let ms = self.ms.load(Relaxed).checked_sub(1)?;

@@ -66,7 +66,6 @@ async fn serve(loaded: &Loaded) -> u8 {
     }
     match Control::bind(&loaded.config.http, statuses).await {
         Ok(Some(control)) => {
-            tracing::info!(address = %control.address, "HTTP port open");
             beside.spawn(control.serve(CancellationToken::new()));
         }
         Ok(None) => {}

@@ -2,6 +2,7 @@
 
 use crate::control::{ready, report};
 use crate::metrics::{LATENCY_BUCKETS_S, State, Status};
+use crate::sources::postgres::position::PgPosition;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text as openmetrics};
 use prometheus_client::metrics::MetricType;
@@ -79,9 +80,7 @@ fn known(place: u64) -> Option<u64> {
 }
 
 fn saved_lsn(status: &Status) -> Option<u64> {
-    let saved = status.saved()?;
-    let end = saved.as_str().find(|c: char| !c.is_ascii_hexdigit() && c != '/').unwrap_or(saved.as_str().len());
-    saved.as_str()[..end].parse::<tokio_postgres::types::PgLsn>().ok().map(u64::from)
+    PgPosition::parse(&status.saved()?).ok()?.confirmable()
 }
 
 impl Collector for Scrape {
