@@ -41,6 +41,11 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// User and password, for a log-in.
+    pub(super) fn credentials(&self) -> (&str, &str) {
+        (&self.user, &self.password)
+    }
+
     pub fn identity(&self) -> Identity {
         Identity { user: self.user.clone(), virtual_host: self.virtual_host.clone() }
     }

@@ -6,19 +6,25 @@
 pub mod address;
 pub mod config;
 pub mod connect;
+mod declare;
 pub mod failure;
 pub mod frame;
+pub mod loops;
+pub mod management;
+pub mod policy;
 pub mod publisher;
+pub mod topology;
 pub mod window;
 
 use crate::metrics::Status;
 use address::Addressing;
 use async_trait::async_trait;
 use config::RabbitmqConfig;
-use connect::{CHANNEL, Connection};
+use connect::Connection;
 use failure::{AmqpError, classify};
 use publisher::RabbitmqPublisher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tailwater_core::route::Compatibility;
 use tailwater_core::{Failure, Publisher, Sink};
 
@@ -28,40 +34,46 @@ pub struct RabbitmqSink {
     addressing: Arc<Addressing>,
     status: Arc<Status>,
     dead_letters: bool,
+    /// Policies were looked at by this process.
+    policies_seen: AtomicBool,
 }
 
 impl RabbitmqSink {
     /// Looks at nothing but the configuration; the broker is first met by `open`.
     pub fn new(config: RabbitmqConfig, compatibility: Compatibility, status: Arc<Status>) -> Self {
         let addressing = Arc::new(Addressing::new(&config, compatibility));
-        RabbitmqSink { config: Arc::new(config), addressing, status, dead_letters: false }
+        RabbitmqSink {
+            config: Arc::new(config),
+            addressing,
+            status,
+            dead_letters: false,
+            policies_seen: AtomicBool::new(false),
+        }
     }
 
     /// The way to the dead letters: `dead_letter_exchange` with the configured or the original routing key. `None` where
     /// none is configured. The caller adds the header [`address::REASON`]; where the event was meant to go is added here.
     pub fn dead_letters(config: &RabbitmqConfig, status: Arc<Status>) -> Option<Self> {
         let addressing = Arc::new(Addressing::dead_letters(config)?);
-        Some(RabbitmqSink { config: Arc::new(config.clone()), addressing, status, dead_letters: true })
+        Some(RabbitmqSink {
+            config: Arc::new(config.clone()),
+            addressing,
+            status,
+            dead_letters: true,
+            policies_seen: AtomicBool::new(true),
+        })
     }
 
-    /// What the exchange must be for anything to arrive: it exists. Whether a queue is bound is for `mandatory` to tell.
+    /// What must hold for anything to arrive: the exchange exists. Whether a queue is bound is for `mandatory` to tell.
     async fn prepare(&self, connection: &mut Connection) -> Result<(), AmqpError> {
-        let Some(exchange) = self.addressing.exchange.as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
-        if exchange.len() > frame::SHORT_MAX {
-            return Err(AmqpError::Config(format!("the exchange's name is longer than {} bytes", frame::SHORT_MAX)));
+        if self.config.topology.declare {
+            topology::ensure(connection, &self.config.topology).await?;
+            if !self.policies_seen.swap(true, Relaxed) {
+                topology::ensure_policies(&self.config).await;
+            }
         }
-        connection
-            .call(CHANNEL, "exchange.declare-ok", |w| {
-                w.method(CHANNEL, 40, 10, |w| {
-                    w.u16(0);
-                    w.short(exchange);
-                    w.short("topic"); // not compared: the declaration is passive
-                    w.u8(1);
-                    w.sized(|_| {});
-                })
-            })
-            .await
-            .map(|_| ())
+        let Some(exchange) = self.addressing.exchange.as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
+        declare::require_exchange(connection, exchange).await
     }
 }
 
