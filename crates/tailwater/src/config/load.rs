@@ -3,10 +3,12 @@
 //! Order, later wins: file or `--from/--to`, `DEBEZIUM_…` over a properties file, `TAILWATER_…`, flags.
 
 use super::flags::{self, Flags};
-use super::origin::{ConfigError, Decision, Loaded, Notice, Origin, Problem};
+use super::origin::{ConfigError, Decision, Loaded, Notice, Origin, Origins, Problem};
 use super::settings::Settings;
-use super::{environment, native, validate};
+use super::{Config, SourceConfig};
+use super::{debezium, environment, native, validate};
 use std::path::{Path, PathBuf};
+use tailwater_core::route::Compatibility;
 
 /// Everything that configuration depends on: nothing here looks at the process itself, so tests can give all of it.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,9 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
             let problems = flags::pipeline(&inputs.flags, &mut collected.settings, &mut collected.notices);
             collected.problems.extend(problems);
         }
+        None if debezium::in_environment(&inputs.environment) => {
+            debezium::read("environment", "", &inputs.environment, &mut collected);
+        }
         None => {}
     }
     environment::apply(&mut collected.settings, &inputs.environment, &mut collected.notices);
@@ -51,7 +56,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
 
 fn finish(collected: Collected) -> Result<Loaded, ConfigError> {
     let Collected { settings, decisions, notices, mut problems } = collected;
-    match settings.build() {
+    match settings.build().map(strict_needs_the_catalog) {
         Ok((config, origins)) if problems.is_empty() => {
             problems = validate::all(&config, &origins);
             if problems.is_empty() {
@@ -64,16 +69,51 @@ fn finish(collected: Collected) -> Result<Loaded, ConfigError> {
     Err(ConfigError { problems })
 }
 
+/// Strict compatibility publishes column defaults, which only the catalog knows.
+fn strict_needs_the_catalog((mut config, mut origins): (Config, Origins)) -> (Config, Origins) {
+    for (name, pipeline) in &mut config.pipelines {
+        let SourceConfig::Postgres(source) = &mut pipeline.source;
+        if pipeline.route.compatibility == Compatibility::Strict && !source.catalog {
+            source.catalog = true;
+            origins.0.insert(format!("pipelines.{name}.source.catalog"), Origin::Chosen("strict compatibility"));
+        }
+    }
+    (config, origins)
+}
+
 fn read_file(file: &Path, inputs: &Inputs, collected: &mut Collected) {
     let name = file.display().to_string();
-    let text = match std::fs::read(file) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    let text = match std::fs::read(file).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return collected.problems.push(Problem::new(format!("{name}: is not UTF-8 text"))),
         Err(error) => return collected.problems.push(Problem::new(format!("{name}: {error}"))),
     };
-    let _ = inputs;
-    match native::read(&name, &text) {
+    read_text(&name, &text, &inputs.environment, collected);
+}
+
+/// Reads a file's text as what its name, or else its content, says it is. Never panics, whatever the text.
+pub fn read_text(name: &str, text: &str, variables: &[(String, String)], collected: &mut Collected) {
+    let extension = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+    match extension.as_str() {
+        "yaml" | "yml" => {
+            let text = "YAML is not read: write the same keys as application.properties, or TOML";
+            collected.problems.push(Problem::new(format!("{name}: {text}")));
+        }
+        "properties" => debezium::read(name, text, variables, collected),
+        "toml" => native_file(name, text, variables, collected),
+        _ if debezium::looks_like(text) => debezium::read(name, text, variables, collected),
+        _ => native_file(name, text, variables, collected),
+    }
+}
+
+fn native_file(name: &str, text: &str, variables: &[(String, String)], collected: &mut Collected) {
+    match native::read(name, text) {
         Ok(settings) => collected.settings = settings,
         Err(problem) => collected.problems.push(problem),
+    }
+    if debezium::in_environment(variables) {
+        let text = "variables of this kind change a properties file only; they are ignored".into();
+        collected.notices.push(Notice { key: "DEBEZIUM_…".into(), text });
     }
 }
 

@@ -3,12 +3,15 @@
 //! Every front end (TOML, `application.properties`, environment, `--from/--to`) ends in [`Config`]. Connector settings are
 //! defined next to their connector and only referred to here.
 
+pub mod debezium;
 pub mod duration;
 pub mod environment;
+mod expand;
 pub mod flags;
 pub mod load;
 pub mod native;
 pub mod origin;
+pub mod properties;
 pub mod secret;
 pub mod settings;
 pub mod validate;

@@ -57,8 +57,25 @@ impl Check<'_> {
         self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
         let located = source.connection.url.is_some() || source.connection.host.is_some();
         self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
+        self.topics(name, pipeline, &source.table);
         self.delivery(name, pipeline);
         self.sink(name, pipeline);
+    }
+
+    /// A predicate that leaves the outbox out would leave nothing to publish: a mistake that looks like health.
+    fn topics(&mut self, name: &str, pipeline: &PipelineConfig, table: &str) {
+        let Some(pattern) = &pipeline.route.only_topics else { return };
+        let path = format!("pipelines.{name}.route.only_topics");
+        let table = if table.contains('.') { table.to_owned() } else { format!("public.{table}") };
+        let topic = format!("{}.{table}", pipeline.route.topic_prefix);
+        match fancy_regex::Regex::new(&format!("^(?:{pattern})$")) {
+            Ok(regex) => {
+                let taken = regex.is_match(&topic).unwrap_or(false) != pipeline.route.negate;
+                let text = format!("leaves out the outbox itself: its topic before the router is {topic}");
+                self.require(taken, &path, &text);
+            }
+            Err(error) => self.require(false, &path, &format!("is no regular expression: {error}")),
+        }
     }
 
     fn delivery(&mut self, name: &str, pipeline: &PipelineConfig) {

@@ -1,0 +1,130 @@
+//! The transform chain of a file: exactly the outbox event router, at most behind a `TopicNameMatches` predicate.
+
+use super::super::origin::Origin;
+use super::keys::{self, How, Status};
+use super::{Entry, Mapper};
+
+const LIST: &str = "debezium.transforms";
+const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
+const TOPIC_NAME_MATCHES: &str = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches";
+
+impl Mapper<'_> {
+    pub(super) fn transforms(&mut self) {
+        let aliases: Vec<String> = names(self.value(LIST));
+        if aliases.is_empty() {
+            let text = format!("is missing: plain change events are not part of this version, write {LIST}=outbox");
+            return self.problem(LIST, text);
+        }
+        let mut router = None;
+        for alias in &aliases {
+            let key = format!("{LIST}.{alias}.type");
+            match self.value(&key).map(str::to_owned) {
+                Some(class) if class == ROUTER && router.is_none() => router = Some(alias.clone()),
+                Some(class) if class == ROUTER => self.problem(&key, "one outbox event router is enough"),
+                Some(class) => {
+                    self.problem(&key, format!("transform `{class}` is not part of this version: only {ROUTER} is"));
+                }
+                None => self.problem(&key, format!("is missing: write {key}={ROUTER}")),
+            }
+        }
+        self.strangers(&aliases);
+        let Some(alias) = router else { return };
+        self.router(&alias);
+        self.predicate(&alias);
+    }
+
+    /// Options of a transform that the list does not name.
+    fn strangers(&mut self, aliases: &[String]) {
+        let prefix = format!("{LIST}.");
+        let of_others: Vec<String> = self
+            .entries
+            .keys()
+            .filter(|key| {
+                key.strip_prefix(&prefix)
+                    .and_then(|rest| rest.split('.').next())
+                    .is_some_and(|alias| !aliases.iter().any(|a| a == alias))
+            })
+            .cloned()
+            .collect();
+        for key in of_others {
+            self.notice(&key, "belongs to no transform that `debezium.transforms` names");
+        }
+    }
+
+    fn router(&mut self, alias: &str) {
+        let prefix = format!("{LIST}.{alias}.");
+        let options: Vec<(String, Entry)> = self
+            .entries
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix))
+            .map(|(k, e)| (k.clone(), e.clone()))
+            .collect();
+        for (key, entry) in options {
+            let Some(keys::Key { status: Status::Works(How::Router(field), _), .. }) = keys::find(&key) else {
+                continue;
+            };
+            // booleans and words are taken in capitals too; everything else as it stands
+            let lower = entry.value.trim().to_lowercase();
+            let word = matches!(*field, "expand_json" | "tombstone_on_empty" | "missing_column" | "on_update")
+                || matches!(*field, "json_null" | "json_empty_array" | "field_name_adjustment");
+            let value = if word { lower } else { entry.value.trim().to_owned() };
+            self.set(&format!("route.outbox.{field}"), &value, entry.origin);
+        }
+        let id = format!("{prefix}table.field.event.id");
+        if self.value(&id).is_none() {
+            let key_column = self.value(&format!("{prefix}table.field.event.key")).unwrap_or("aggregateid").to_owned();
+            if self.strict {
+                self.set("route.outbox.id_column", "id", Origin::Chosen("strict compatibility"));
+            } else {
+                let text = format!(
+                    "the id is the column `id`, or `{key_column}` (the key) in a table without one (there: it fails)"
+                );
+                self.decide(&id, text);
+            }
+        }
+        if self.is_true(&format!("{prefix}route.tombstone.on.empty.payload"))
+            && !self.strict
+            && self.value("debezium.sink.rabbitmq.null.value").is_none()
+        {
+            self.decide("debezium.sink.rabbitmq.null.value", "a tombstone's body is empty (there: the word `default`)");
+        }
+    }
+
+    fn predicate(&mut self, alias: &str) {
+        let (by, negate) = (format!("{LIST}.{alias}.predicate"), format!("{LIST}.{alias}.negate"));
+        let Some(name) = self.value(&by).map(str::to_owned) else {
+            if self.is_true(&negate) {
+                self.problem(&negate, "there is no predicate to turn round");
+            }
+            return;
+        };
+        if !names(self.value("debezium.predicates")).contains(&name) {
+            return self.problem(&by, format!("predicate `{name}` is not in debezium.predicates"));
+        }
+        let class_key = format!("debezium.predicates.{name}.type");
+        match self.value(&class_key).map(str::to_owned) {
+            Some(class) if class == TOPIC_NAME_MATCHES => {}
+            Some(class) => {
+                let text = format!("predicate `{class}` is not part of this version: only {TOPIC_NAME_MATCHES} is");
+                return self.problem(&class_key, text);
+            }
+            None => return self.problem(&class_key, format!("is missing: write {class_key}={TOPIC_NAME_MATCHES}")),
+        }
+        let pattern_key = format!("debezium.predicates.{name}.pattern");
+        match self.value(&pattern_key).map(str::to_owned) {
+            Some(pattern) => {
+                let origin = self.origin(&pattern_key);
+                self.set("route.only_topics", &pattern, origin);
+            }
+            None => self.problem(&pattern_key, "is missing: write a regular expression over prefix.schema.table"),
+        }
+        if self.value(&negate).is_some() {
+            let (value, origin) = (self.is_true(&negate), self.origin(&negate));
+            self.set("route.negate", if value { "true" } else { "false" }, origin);
+        }
+    }
+}
+
+fn names(list: Option<&str>) -> Vec<String> {
+    list.unwrap_or_default().split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
