@@ -2,4 +2,5 @@
 //! fall into.
 
 mod harness;
+mod snapshot;
 mod stream;

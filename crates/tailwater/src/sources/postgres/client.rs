@@ -28,6 +28,8 @@ pub const PINNED: &[(&str, &str)] = &[
     ("idle_in_transaction_session_timeout", "0"),
 ];
 
+const READ_BYTES: usize = 64 << 10;
+
 /// A message of the server; what `postgres-protocol` does not know is kept apart.
 pub(super) enum Incoming {
     Known(Message),
@@ -63,7 +65,7 @@ impl Client {
     async fn start_up(target: &Target, socket: Socket, endpoint: Endpoint) -> Result<Client, Error> {
         let mut client = Client {
             socket,
-            read: BytesMut::with_capacity(16 << 10),
+            read: BytesMut::with_capacity(READ_BYTES),
             write: BytesMut::new(),
             pid: 0,
             secret: 0,
@@ -190,9 +192,23 @@ impl Client {
             if let Some(message) = parse(&mut self.read)? {
                 return Ok(message);
             }
-            if self.socket.read_buf(&mut self.read).await? == 0 {
-                return Err(Error::Io(std::io::ErrorKind::UnexpectedEof.into()));
-            }
+            self.read_more().await?;
+        }
+    }
+
+    /// Length of the next message, if the buffer holds all of it.
+    pub(super) fn buffered(&self) -> Result<Option<usize>, Error> {
+        Ok(frame_length(&self.read)?.filter(|length| self.read.len() >= *length))
+    }
+
+    /// Waits for more bytes. Cancel-safe.
+    pub(super) async fn read_more(&mut self) -> Result<(), Error> {
+        if self.read.capacity() - self.read.len() < READ_BYTES / 4 {
+            self.read.reserve(READ_BYTES);
+        }
+        match self.socket.read_buf(&mut self.read).await? {
+            0 => Err(Error::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
         }
     }
 
@@ -213,13 +229,19 @@ impl Client {
     }
 }
 
+/// Length of the frame at the front, its type byte included; `None` while its head is incomplete.
+pub(super) fn frame_length(buffer: &[u8]) -> Result<Option<usize>, Error> {
+    let Some(mut head) = buffer.get(1..5) else { return Ok(None) };
+    match usize::try_from(head.get_i32()) {
+        Ok(length) if length >= 4 => Ok(Some(1 + length)),
+        _ => Err(Error::Protocol("a message with an impossible length".into())),
+    }
+}
+
 fn parse(read: &mut BytesMut) -> Result<Option<Incoming>, Error> {
     if read.first() == Some(&b'W') {
-        let Some(length) = read.get(1..5).map(|mut length| length.get_u32() as usize) else { return Ok(None) };
-        if read.len() < 1 + length {
-            return Ok(None);
-        }
-        read.advance(1 + length);
+        let Some(length) = frame_length(read)?.filter(|length| read.len() >= *length) else { return Ok(None) };
+        read.advance(length);
         return Ok(Some(Incoming::CopyBoth));
     }
     Ok(Message::parse(read)?.map(Incoming::Known))

@@ -6,6 +6,7 @@
 //!   connect (ordinary SQL) ─▶ watch (publication, slot, shutdown)      feedback ◀─ confirmations
 //! ```
 
+mod catalog;
 pub mod client;
 pub mod config;
 pub mod connect;
@@ -26,7 +27,7 @@ use config::PostgresConfig;
 use failure::Error;
 use futures_util::future::BoxFuture;
 use open::{Begin, Opening};
-use snapshot::Rows;
+use snapshot::{After, Rows};
 use std::sync::Arc;
 use stream::Stream;
 use tailwater_core::{Batch, Confirm, Failure, OpenSource, Position, Source};
@@ -87,20 +88,40 @@ impl Reader {
     async fn advance(&mut self, room: usize) -> Result<Batch, Error> {
         loop {
             match &mut self.phase {
-                Phase::Stream(stream) => match stream.next(room).await? {
-                    Some(batch) => return Ok(batch),
-                    None => return Err(Error::Protocol("catalog".into())),
-                },
-                Phase::Rows(rows) => match rows.next(room).await? {
-                    Some(batch) => return Ok(batch),
-                    None => return Err(Error::Protocol("snapshot".into())),
-                },
+                Phase::Stream(stream) => {
+                    if let Some(batch) = stream.next(room).await? {
+                        return Ok(batch);
+                    }
+                }
+                Phase::Rows(rows) => {
+                    if let Some(batch) = rows.next(room).await? {
+                        return Ok(batch);
+                    }
+                }
                 Phase::Step(step) => {
                     let phase = step.await?;
                     self.phase = phase;
+                    continue;
                 }
                 Phase::Dead => return Err(Error::Ended("the source has failed before")),
             }
+            // What was read last wants something done before it can go on.
+            let target = self.opening.target.clone();
+            self.phase = match std::mem::replace(&mut self.phase, Phase::Dead) {
+                Phase::Rows(rows) => Phase::Step(Box::pin(async move {
+                    Ok(match rows.proceed().await? {
+                        After::Rows(rows) => Phase::Rows(rows),
+                        After::Stream(stream) => Phase::Stream(stream),
+                    })
+                })),
+                Phase::Stream(mut stream) => Phase::Step(Box::pin(async move {
+                    if let Some(relation) = stream.described.take() {
+                        stream.describe(catalog::complete(&target, relation).await?);
+                    }
+                    Ok(Phase::Stream(stream))
+                })),
+                other => other,
+            };
         }
     }
 }

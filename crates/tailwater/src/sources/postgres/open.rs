@@ -211,6 +211,7 @@ pub(super) async fn start(
         timeline: system.timeline,
         question: slot::question(config),
         message_prefix: config.message_prefix.clone(),
+        saved: saved.map(|saved| saved.place),
         place,
         skip,
         wal_sender_timeout,

@@ -3,7 +3,7 @@
 //! In backlog it reads lazily: after a small read it naps, so that the kernel's buffer fills and one read brings many rows.
 //! Caught up it reads at once. Not here: what is told to the server (`feedback.rs`).
 
-use super::client::{server_error, server_message};
+use super::client::{frame_length, server_error, server_message};
 use super::failure::Error;
 use super::feedback::Link;
 use super::position::{Inside, PgPosition, Place};
@@ -71,6 +71,8 @@ pub(super) struct Origin {
     pub timeline: u32,
     pub question: u32,
     pub message_prefix: Option<String>,
+    /// What is saved.
+    pub saved: Option<Place>,
     pub place: u64,
     pub skip: Option<Inside>,
     pub wal_sender_timeout: Duration,
@@ -80,7 +82,8 @@ pub(super) struct Origin {
 impl Stream {
     pub fn new(read: ReadHalf<Socket>, buffer: BytesMut, link: Arc<Link>, origin: Origin) -> Stream {
         let now = Instant::now();
-        let reported = Place::Stream { lsn: origin.place, inside: origin.skip };
+        // A position that is not the saved one is worth saving at once.
+        let reported = origin.saved.clone().unwrap_or(Place::Snapshot { consistent: 0, rows: 0 });
         Stream {
             read,
             buffer,
@@ -93,7 +96,7 @@ impl Stream {
             place: origin.place,
             skip: origin.skip,
             reported,
-            reported_at: now,
+            reported_at: now.checked_sub(IDLE_GAP).unwrap_or(now),
             nap_until: None,
             heard_at: now,
             polled_at: now,
@@ -322,7 +325,7 @@ impl Stream {
     /// A keepalive's position that has not been reported yet.
     fn idle_pending(&self) -> bool {
         self.assembler.open_transaction().is_none()
-            && matches!(self.reported, Place::Stream { lsn, .. } if lsn != self.place)
+            && !matches!(self.reported, Place::Stream { lsn, .. } if lsn == self.place)
     }
 
     fn next_wake(&self) -> Instant {
@@ -358,15 +361,6 @@ pub(super) fn status_interval(wal_sender_timeout: Duration) -> Duration {
     match wal_sender_timeout {
         Duration::ZERO => Duration::from_secs(1),
         limit => (limit / 5).clamp(Duration::from_millis(20), Duration::from_secs(1)),
-    }
-}
-
-/// Length of the frame at the front, its type byte included; `None` while its head is incomplete.
-fn frame_length(buffer: &[u8]) -> Result<Option<usize>, Error> {
-    let Some(mut head) = buffer.get(1..5) else { return Ok(None) };
-    match usize::try_from(head.get_i32()) {
-        Ok(length) if length >= 4 => Ok(Some(1 + length)),
-        _ => Err(Error::Protocol("a message with an impossible length".into())),
     }
 }
 
