@@ -1,0 +1,64 @@
+//! The database part of `init`: looks, plans, and applies what was shown, all of it or nothing.
+
+use super::facts;
+use super::plan::{self, Plan, Step, Wanted, WantedRole};
+use super::sql::TableName;
+use crate::config::{PipelineConfig, SourceConfig};
+use crate::housekeeping::prune;
+use crate::sources::postgres::target::Target;
+use tokio_postgres::Client;
+
+/// A statement that the server refused; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{shown}")]
+pub struct Refused {
+    /// The statement as it was shown.
+    pub shown: String,
+    /// SQLSTATE `42501`: the admin role may not.
+    pub is_permission: bool,
+    #[source]
+    pub source: tokio_postgres::Error,
+}
+
+/// What a pipeline wants of its database. Without a configured table: the publication's only one, else `public.outbox`.
+pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted, String> {
+    let SourceConfig::Postgres(source) = &pipeline.source;
+    let target = Target::resolve(&source.connection).map_err(|error| error.to_string())?;
+    let table = match prune::table_of(client, pipeline).await {
+        Ok(table) => table,
+        Err(_) => TableName::parse("outbox"),
+    };
+    Ok(Wanted {
+        table,
+        publication: source.publication.clone(),
+        slot: source.slot.clone(),
+        role: WantedRole { name: target.user, password: target.password },
+        route: pipeline.route.outbox.clone(),
+    })
+}
+
+/// Looks and plans; changes nothing.
+pub async fn plan(client: &Client, wanted: &Wanted) -> Result<Plan, tokio_postgres::Error> {
+    let facts = facts::look(client, wanted).await?;
+    Ok(plan::plan(wanted, &facts))
+}
+
+/// Executes the steps in one transaction.
+pub async fn apply(client: &mut Client, steps: &[Step]) -> Result<(), Refused> {
+    let refused = |shown: &str, source: tokio_postgres::Error| Refused {
+        shown: shown.to_owned(),
+        is_permission: source.code().is_some_and(|code| code.code() == "42501"),
+        source,
+    };
+    let transaction = client.transaction().await.map_err(|error| refused("BEGIN", error))?;
+    // nobody waits behind us for long: CREATE PUBLICATION and ALTER … lock the table
+    transaction.batch_execute("SET LOCAL lock_timeout = '10s'").await.map_err(|error| refused("BEGIN", error))?;
+    for step in steps {
+        let sent = match &step.verifier {
+            Some(verifier) => step.shown.replace("'***'", verifier.expose()),
+            None => step.shown.clone(),
+        };
+        transaction.batch_execute(&sent).await.map_err(|error| refused(&step.shown, error))?;
+    }
+    transaction.commit().await.map_err(|error| refused("COMMIT", error))
+}
