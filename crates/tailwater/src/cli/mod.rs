@@ -3,10 +3,14 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed while running, 2 wrong usage or
 //! configuration, 3 a check found something.
 
+pub mod admin;
 pub mod check;
 pub mod completions;
+pub mod init;
 pub mod log;
+pub mod prune;
 pub mod run;
+pub mod status;
 
 use crate::config::flags::Flags;
 use crate::config::load::{self, Inputs};
@@ -50,6 +54,21 @@ pub enum Command {
         after_help = "Example:\n  tailwater check --config application.properties\n  tailwater check --config orders.toml --json | jq .decisions\n\nExit code: 0 in order, 2 wrong configuration, 3 something was found"
     )]
     Check,
+    /// Make what is missing in the database and at the broker, after showing it
+    #[command(
+        after_help = "Example:\n  tailwater init --config orders.toml --dry-run\n  TAILWATER_ADMIN_URL=postgres://postgres@localhost/shop tailwater init --config orders.toml\n\nExit code: 0 all is there, 1 refused, 2 wrong usage, 3 something differs and was left alone"
+    )]
+    Init(init::InitArgs),
+    /// Say what a pipeline does, how far it is, and what to do
+    #[command(
+        after_help = "Example:\n  tailwater status --config orders.toml\n  tailwater status --config orders.toml --json | jq '.pipelines[].lag_bytes'\n\nExit code: 0 delivering, 1 cannot tell, 2 wrong usage, 3 not delivering"
+    )]
+    Status(status::StatusArgs),
+    /// Delete outbox rows that are old enough and certainly delivered
+    #[command(
+        after_help = "Example:\n  tailwater prune --config orders.toml --older-than 7d --dry-run\n\nExit code: 0 done, 1 refused or not delivered far enough, 2 wrong usage"
+    )]
+    Prune(prune::PruneArgs),
     /// Write a completion script for a shell
     #[command(after_help = "Example:\n  tailwater completions bash > /etc/bash_completion.d/tailwater")]
     Completions { shell: clap_complete::Shell },
@@ -157,6 +176,9 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run => run::run(&cli.global),
         Command::Check => check::run(&cli.global),
+        Command::Init(args) => init::run(&args, &cli.global),
+        Command::Status(args) => status::run(&args, &cli.global),
+        Command::Prune(args) => prune::run(&args, &cli.global),
         Command::Completions { shell } => completions::run(shell),
     }
 }

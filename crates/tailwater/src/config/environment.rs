@@ -8,7 +8,7 @@ use super::settings::Settings;
 
 const PREFIX: &str = "TAILWATER_";
 /// Variables with a meaning of their own, outside the configuration.
-const OTHERS: [&str; 6] = ["CONFIG", "FROM", "TO", "LOG_LEVEL", "LOG_FORMAT", "COLOR"];
+const OTHERS: [&str; 7] = ["CONFIG", "FROM", "TO", "ADMIN_URL", "LOG_LEVEL", "LOG_FORMAT", "COLOR"];
 
 /// Applies what the variables set. Those that cannot be meant are named in a notice.
 pub fn apply(settings: &mut Settings, variables: &[(String, String)], notices: &mut Vec<Notice>) {

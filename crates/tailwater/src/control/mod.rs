@@ -38,9 +38,9 @@ pub enum ControlError {
     )]
     TokenMissing(SocketAddr),
     #[error(
-        "listen on {address} (`http.listen`)\n  what to do: name a free port, or `listen = \"\"` for no port at all"
+        "listen on {address} (`http.listen`): {error}\n  what to do: name a free port, or `listen = \"\"` for no port at all"
     )]
-    Bind { address: SocketAddr, source: std::io::Error },
+    Bind { address: SocketAddr, error: std::io::Error },
 }
 
 /// Refuses an address beyond loopback without a token. `check` and `run` both ask.
@@ -73,7 +73,7 @@ impl Control {
     pub async fn bind(http: &HttpConfig, pipelines: Vec<Arc<Status>>) -> Result<Option<Control>, ControlError> {
         validate(http)?;
         let Some(address) = http.listen else { return Ok(None) };
-        let bind = |source| ControlError::Bind { address, source };
+        let bind = |error| ControlError::Bind { address, error };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let token = http.token.clone().filter(|token| !token.expose().is_empty());
@@ -83,7 +83,6 @@ impl Control {
 
     /// Answers until `stop`. Open requests are not waited for: nothing hangs on them.
     pub async fn serve(self, stop: CancellationToken) {
-        tracing::info!(address = %self.address, "http port open");
         let router = router(self.shared);
         tokio::select! {
             () = stop.cancelled() => {}

@@ -12,6 +12,8 @@ pub struct Wanted {
     pub table: TableName,
     pub publication: String,
     pub slot: String,
+    /// The relay's.
+    pub database: String,
     pub role: WantedRole,
     pub route: OutboxOptions,
 }
@@ -104,6 +106,13 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
 fn server(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if facts.version_num < 140_000 {
         plan.problem(format!("the server is PostgreSQL {}; 14 or later is needed", facts.version_num / 10_000), None);
+    }
+    if facts.database != wanted.database {
+        let text = format!(
+            "the admin connection leads to database {}, the source to {}: correct one of them",
+            facts.database, wanted.database
+        );
+        plan.problem(text, None);
     }
     if facts.in_recovery {
         plan.problem("the server is a standby: connect to its primary", None);
@@ -290,6 +299,7 @@ mod tests {
             table: TableName::parse("outbox"),
             publication: "outbox_pub".into(),
             slot: "outbox_slot".into(),
+            database: "shop".into(),
             role: WantedRole { name: "relay".into(), password: Some(Secret::new("s3'cret")) },
             route: OutboxOptions {
                 route_by: "event_type".into(),
@@ -384,6 +394,7 @@ mod tests {
             (|f| f.senders_used = 10, "all 10 WAL senders", "max_wal_senders = 15", true),
             (|f| f.version_num = 130_000, "PostgreSQL 13", "", true),
             (|f| f.in_recovery = true, "standby", "", true),
+            (|f| f.database = "other".into(), "leads to database other", "", true),
             (|f| f.table.as_mut().unwrap().kind = "v".into(), "not a table", "", true),
             (|f| f.table.as_mut().unwrap().persistence = "u".into(), "unlogged", "SET LOGGED", true),
             (|f| f.table.as_mut().unwrap().columns.truncate(2), "no column idempotency_key, payload", "", true),

@@ -32,6 +32,7 @@ pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted
         table,
         publication: source.publication.clone(),
         slot: source.slot.clone(),
+        database: target.dbname,
         role: WantedRole { name: target.user, password: target.password },
         route: pipeline.route.outbox.clone(),
     })
@@ -55,7 +56,10 @@ pub async fn apply(client: &mut Client, steps: &[Step]) -> Result<(), Refused> {
     transaction.batch_execute("SET LOCAL lock_timeout = '10s'").await.map_err(|error| refused("BEGIN", error))?;
     for step in steps {
         let sent = match &step.verifier {
-            Some(verifier) => step.shown.replace("'***'", verifier.expose()),
+            Some(verifier) => {
+                let statement = step.shown.strip_suffix("'***'").expect("the password stands at the end");
+                format!("{statement}{}", verifier.expose())
+            }
             None => step.shown.clone(),
         };
         transaction.batch_execute(&sent).await.map_err(|error| refused(&step.shown, error))?;
