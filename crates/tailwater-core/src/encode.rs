@@ -1,9 +1,12 @@
 //! Column values → bytes of keys, headers and payloads.
 //!
-//! [`plain`] is Tailwater's own dialect: lossless, nothing parsed without need. Which column goes where is the
-//! business of the transforms.
+//! Two dialects: [`plain`] is Tailwater's own (lossless, nothing parsed without need); [`strict`] gives what Debezium's
+//! converters give, byte for byte. Which one, and which column goes where, is the transforms' business.
 
+pub mod decimal;
 pub mod json;
 pub mod kind;
+pub mod number;
 pub mod plain;
+pub mod strict;
 pub mod time;

@@ -23,6 +23,33 @@ pub fn date_days(text: &str) -> Option<i64> {
     Some(days(if bc { 1 - year } else { year }, month, day))
 }
 
+/// Days since 1970 → `2024-05-01`; years before 1 with a minus sign, astronomically.
+pub fn date_text(days: i64) -> String {
+    // The inverse of `days`, by the same calendar of years that begin in March.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (sign, year) = if year < 0 { ("-", -year) } else { ("", year) };
+    format!("{sign}{year:04}-{month:02}-{day:02}")
+}
+
+/// µs since midnight → `10:00:00.500` with this many digits of a second, 0 to 6.
+pub fn clock_text(us: i64, digits: usize) -> String {
+    let seconds = us / 1_000_000;
+    let text = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if digits == 0 {
+        return text;
+    }
+    let fraction = format!("{:06}", us % 1_000_000);
+    format!("{text}.{}", fraction.get(..digits.min(6)).unwrap_or(&fraction))
+}
+
 /// `04:05:06.789` → µs since midnight; `24:00:00` is allowed.
 pub fn time_us(text: &str) -> Option<i64> {
     let mut parts = text.splitn(3, ':');
@@ -87,6 +114,17 @@ mod tests {
         ] {
             assert_eq!(timestamp_us(text), Some(us), "{text}");
         }
+    }
+
+    #[test]
+    fn days_and_dates_go_both_ways() {
+        for day in (-1_000_000..1_000_000).step_by(97) {
+            let text = date_text(day);
+            let read = text.strip_prefix('-').map_or_else(|| date_days(&text), |_| None);
+            assert!(day < -719_528 || read == Some(day), "{day} {text}");
+        }
+        assert_eq!(date_text(days(-4712, 1, 1)), "-4712-01-01");
+        assert_eq!((clock_text(1_500_000, 3), clock_text(0, 0)), ("00:00:01.500".into(), "00:00:00".into()));
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! docs/debezium.md.
 
 mod columns;
+mod expand;
 mod java_regex;
+mod json_node;
 mod placement;
 mod reject;
 mod router;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod topic;
 
 pub use router::{OutboxRouter, RouteSettings};
+pub use strict::ContextHeaders;
 
 use serde::{Deserialize, Serialize};
 

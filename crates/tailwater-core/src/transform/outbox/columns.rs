@@ -35,7 +35,6 @@ pub struct Columns {
 
 #[derive(Debug)]
 pub struct Member {
-    #[allow(dead_code)] // strict
     pub name: String,
     pub prefix: Vec<u8>,
     pub slot: Slot,

@@ -13,6 +13,7 @@ use super::columns::{Columns, Slot};
 use super::java_regex::JavaRegex;
 use super::placement::{self, Place, Placement};
 use super::reject::{rejected, stable_id};
+use super::strict::{ContextHeaders, changes_key};
 use super::topic::TopicNames;
 use super::{OnUpdate, OutboxOptions, RouteConfigError};
 use crate::encode::json::{Escapes, is_value, write_string};
@@ -37,6 +38,8 @@ pub struct RouteSettings {
     pub only_topics: Option<String>,
     /// Turns `only_topics` around.
     pub negate: bool,
+    /// Strict compatibility only: Debezium's headers about itself. `None`: `extended.headers.enabled=false`.
+    pub context_headers: Option<ContextHeaders>,
 }
 
 impl Default for RouteSettings {
@@ -49,6 +52,7 @@ impl Default for RouteSettings {
             topic_prefix: "tailwater".into(),
             only_topics: None,
             negate: false,
+            context_headers: Some(ContextHeaders::default()),
         }
     }
 }
@@ -110,6 +114,10 @@ impl OutboxRouter {
         })
     }
 
+    fn strict(&self) -> bool {
+        self.settings.compatibility == Compatibility::Strict
+    }
+
     fn table(&mut self, relation: &Arc<Relation>) -> Arc<Table> {
         if let Some(last) = &self.last
             && Arc::ptr_eq(&last.relation, relation)
@@ -132,6 +140,7 @@ impl OutboxRouter {
         }
         match row.operation {
             Operation::Insert | Operation::Snapshot => {}
+            Operation::Update if self.strict() && changes_key(row) => {}
             Operation::Delete => return Routed::Filtered("delete"),
             Operation::Update => match self.options.on_update {
                 OnUpdate::Warn => return Routed::Filtered("update"),
@@ -149,7 +158,9 @@ impl OutboxRouter {
             Ok(columns) => columns,
             Err(reason) => return rejected(change, None, reason.clone()),
         };
-        match self.message(change, row, columns) {
+        let message =
+            if self.strict() { self.strict_message(change, row, columns) } else { self.message(change, row, columns) };
+        match message {
             Ok(message) => Routed::Message(message),
             Err(reason) => rejected(change, Some(columns), reason),
         }
@@ -161,7 +172,7 @@ impl OutboxRouter {
             // A pattern that runs over its limit decides nothing: route the row rather than drop it.
             pattern.matches(&topic) != Ok(self.settings.negate)
         });
-        let columns = Columns::find(&self.options, &self.placements, relation, true);
+        let columns = Columns::find(&self.options, &self.placements, relation, !self.strict());
         if captured && columns.as_ref().is_ok_and(|c| c.id_is_key) {
             self.notice(format!(
                 "table {}.{} has no column \"id\": the key column {:?} is the event id",
@@ -176,7 +187,7 @@ impl OutboxRouter {
     }
 
     fn message(&mut self, change: &Change, row: &Row, columns: &Columns) -> Result<Message, String> {
-        let fields = Fields { row, values: row.new.as_ref().map(|t| t.0.as_slice()).unwrap_or_default() };
+        let fields = Fields::new(row);
         let timestamp = match columns.timestamp {
             Some(slot) => timestamp(fields, slot)?.unwrap_or(change.commit.time_us),
             None => change.commit.time_us,
@@ -203,7 +214,19 @@ impl OutboxRouter {
         })
     }
 
-    fn event_type(&mut self, text: &Bytes) -> Result<Arc<str>, String> {
+    pub(super) fn options(&self) -> &OutboxOptions {
+        &self.options
+    }
+
+    pub(super) fn settings(&self) -> &RouteSettings {
+        &self.settings
+    }
+
+    pub(super) fn topic(&mut self, route: &Bytes) -> Result<Arc<str>, String> {
+        self.topics.name(route)
+    }
+
+    pub(super) fn event_type(&mut self, text: &Bytes) -> Result<Arc<str>, String> {
         if let Some(known) = self.event_types.get(text) {
             return Ok(Arc::clone(known));
         }
@@ -345,29 +368,37 @@ fn check_formats(settings: &RouteSettings, placements: &[Placement]) -> Result<(
 
 /// The values of a row, and words for what is wrong with one.
 #[derive(Clone, Copy)]
-struct Fields<'a> {
-    row: &'a Row,
+pub(super) struct Fields<'a> {
+    pub(super) row: &'a Row,
     values: &'a [Value],
 }
 
 impl<'a> Fields<'a> {
+    pub(super) fn new(row: &'a Row) -> Self {
+        Fields { row, values: row.new.as_ref().map(|tuple| tuple.0.as_slice()).unwrap_or_default() }
+    }
+
     fn value(self, slot: Slot) -> Result<&'a Value, String> {
         self.values.get(slot.index).ok_or_else(|| self.says(slot, "has no value in this row"))
     }
 
-    fn fit<T>(self, slot: Slot, read: impl FnOnce(&'a Value) -> Result<T, plain::ValueError>) -> Result<T, String> {
+    pub(super) fn fit<T>(
+        self,
+        slot: Slot,
+        read: impl FnOnce(&'a Value) -> Result<T, plain::ValueError>,
+    ) -> Result<T, String> {
         read(self.value(slot)?).map_err(|error| self.says(slot, &format!("cannot be written: {error}")))
     }
 
-    fn text(self, slot: Slot) -> Result<Option<&'a Bytes>, String> {
+    pub(super) fn text(self, slot: Slot) -> Result<Option<&'a Bytes>, String> {
         self.fit(slot, plain::text)
     }
 
-    fn utf8(self, slot: Slot) -> Result<Option<&'a str>, String> {
+    pub(super) fn utf8(self, slot: Slot) -> Result<Option<&'a str>, String> {
         self.fit(slot, plain::utf8)
     }
 
-    fn says(self, slot: Slot, what: &str) -> String {
+    pub(super) fn says(self, slot: Slot, what: &str) -> String {
         let name = self.row.relation.columns.get(slot.index).map_or("?", |column| &column.name);
         format!("column {name:?} of {}.{} {what}", self.row.relation.schema, self.row.relation.name)
     }
@@ -388,7 +419,7 @@ fn is_json(kind: Kind, text: &[u8]) -> bool {
 }
 
 /// Java's `trim().isEmpty()`: nothing above U+0020.
-fn is_blank(text: &[u8]) -> bool {
+pub(super) fn is_blank(text: &[u8]) -> bool {
     text.iter().all(|byte| *byte <= 0x20)
 }
 
@@ -404,7 +435,7 @@ fn timestamp(fields: Fields<'_>, slot: Slot) -> Result<Option<i64>, String> {
     }
 }
 
-fn partition(fields: Fields<'_>, slot: Slot) -> Result<Option<i32>, String> {
+pub(super) fn partition(fields: Fields<'_>, slot: Slot) -> Result<Option<i32>, String> {
     let Some(text) = fields.utf8(slot)? else { return Ok(None) };
     if !matches!(slot.kind, Kind::Int2 | Kind::Int4 | Kind::Int8) {
         return Err(fields.says(slot, "is no partition number: use an integer column"));

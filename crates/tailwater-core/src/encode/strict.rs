@@ -1,0 +1,38 @@
+//! Debezium's dialect: a column value becomes a value of Kafka Connect, and that becomes the bytes of its converters.
+//!
+//! Covered are the types that outbox tables use, with Debezium's default modes (`decimal.handling.mode=precise`,
+//! `time.precision.mode=adaptive`, `binary.handling.mode=bytes`, `interval.handling.mode=numeric`). A type that is not
+//! covered is refused, never guessed. Not here: schemas.
+
+mod column;
+mod write;
+
+pub use column::{bare, datum};
+pub use write::{simple, string, write_json};
+
+use super::decimal::Decimal;
+
+/// A value of Kafka Connect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Datum {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f32),
+    Double(f64),
+    Text(String),
+    /// Text from JSON, in UTF-16 as Java has it: it may hold lone surrogates.
+    Utf16(Vec<u16>),
+    Bytes(Vec<u8>),
+    /// Logical type `Decimal`.
+    Decimal(Decimal),
+    Struct(Vec<(Vec<u16>, Datum)>),
+    Array(Vec<Datum>),
+}
+
+impl Datum {
+    /// A member's name, as structs keep it.
+    pub fn name(text: &str) -> Vec<u16> {
+        text.encode_utf16().collect()
+    }
+}
