@@ -23,7 +23,10 @@ pub enum Datum {
     Text(String),
     /// Text from JSON, in UTF-16 as Java has it: it may hold lone surrogates.
     Utf16(Vec<u16>),
+    /// A `ByteBuffer`.
     Bytes(Vec<u8>),
+    /// A `byte[]`, as in the struct of a numeric without scale.
+    ByteArray(Vec<u8>),
     /// Logical type `Decimal`.
     Decimal(Decimal),
     Struct(Vec<(Vec<u16>, Datum)>),

@@ -111,7 +111,7 @@ fn numeric(text: &str, modifier: i32) -> Datum {
     let decimal = decimal.shortened();
     Datum::Struct(vec![
         (Datum::name("scale"), Datum::Int(decimal.scale as i64)),
-        (Datum::name("value"), Datum::Bytes(decimal.unscaled())),
+        (Datum::name("value"), Datum::ByteArray(decimal.unscaled())),
     ])
 }
 
@@ -294,7 +294,8 @@ mod tests {
             assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{value}");
         }
         let free = read(oid::NUMERIC, -1, "12.3450");
-        let expected = [(Datum::name("scale"), Datum::Int(3)), (Datum::name("value"), Datum::Bytes(vec![0x30, 0x39]))];
+        let expected =
+            [(Datum::name("scale"), Datum::Int(3)), (Datum::name("value"), Datum::ByteArray(vec![0x30, 0x39]))];
         assert_eq!(free, Datum::Struct(expected.to_vec()));
     }
 

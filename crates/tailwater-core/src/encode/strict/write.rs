@@ -17,7 +17,7 @@ pub fn write_json(out: &mut Vec<u8>, datum: &Datum) {
         Datum::Double(value) => write_number(out, value.is_finite(), &number::double(*value)),
         Datum::Text(text) => write_string(out, text.encode_utf16()),
         Datum::Utf16(units) => write_string(out, units.iter().copied()),
-        Datum::Bytes(bytes) => write_string(out, BASE64.encode(bytes).encode_utf16()),
+        Datum::Bytes(bytes) | Datum::ByteArray(bytes) => write_string(out, BASE64.encode(bytes).encode_utf16()),
         Datum::Decimal(decimal) => write_string(out, decimal.unscaled_base64().encode_utf16()),
         Datum::Struct(members) => {
             out.push(b'{');
@@ -86,6 +86,8 @@ pub fn string(datum: &Datum) -> Option<String> {
         Datum::Utf16(units) => java_utf8(units),
         // A ByteBuffer prints itself, not its bytes.
         Datum::Bytes(bytes) => format!("java.nio.HeapByteBuffer[pos=0 lim={0} cap={0}]", bytes.len()),
+        // An array prints its class and its address there: no two are alike.
+        Datum::ByteArray(_) => "[B@0".into(),
         Datum::Decimal(decimal) => decimal.to_string(),
         Datum::Struct(members) => {
             let mut text = String::from("Struct{");

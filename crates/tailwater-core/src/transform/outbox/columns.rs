@@ -66,7 +66,10 @@ impl Columns {
         if let Some(version) = &options.schema_version_column
             && placements.iter().any(|p| p.place == Place::Envelope)
         {
-            need(version, "schema version")?;
+            let slot = need(version, "schema version")?;
+            if slot.kind != Kind::Int4 {
+                return Err(format!("column {version:?} is no schema version: it must be an integer column"));
+            }
         }
         let mut columns = Columns {
             id,

@@ -212,12 +212,17 @@ fn a_column_of_a_placement_may_be_missing_if_told_so() {
 }
 
 #[test]
-fn a_schema_version_column_has_no_effect_without_schemas() {
-    let options = OutboxOptions { schema_version_column: Some("type".into()), ..placed("type:envelope") };
-    assert_eq!(
-        body(&message(router(&options).apply(&user_created(Some("{}"))))),
-        r#"{"payload":{},"type":"UserCreated"}"#
-    );
+fn a_schema_version_column_is_checked_and_has_no_effect_without_schemas() {
+    let table = |version| {
+        relation(
+            "outbox",
+            &[("id", TEXT), ("aggregatetype", TEXT), ("aggregateid", TEXT), ("payload", JSON), ("ver", version)],
+        )
+    };
+    let options = OutboxOptions { schema_version_column: Some("ver".into()), ..placed("aggregatetype:envelope:t") };
+    let values = [Some("1"), Some("U"), Some("k"), Some("{}"), Some("3")];
+    assert_eq!(body(&message(router(&options).apply(&insert(&table(INT4), &values)))), r#"{"payload":{},"t":"U"}"#);
+    assert!(rejection(router(&options).apply(&insert(&table(INT8), &values))).0.contains("ver"));
 }
 
 #[test]
@@ -618,7 +623,56 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// Header values and body of the same row in strict compatibility.
 #[test]
-fn compatibility_is_default_unless_asked() {
-    assert_eq!(RouteSettings::default().compatibility, Compatibility::Default);
+fn strict_gives_debeziums_bytes_and_default_gives_plain_ones() {
+    let table = relation(
+        "outbox",
+        &[("id", INT8), ("aggregatetype", TEXT), ("aggregateid", TEXT), ("payload", JSONB), ("at", TIMESTAMPTZ)],
+    );
+    let payload = r#"{"b": null, "e": [], "n": 1.50}"#;
+    let change = insert(&table, &[Some("7"), Some("U"), Some("k"), Some(payload), Some("2024-05-01 10:00:00+00")]);
+    let routed = |compatibility| {
+        let mut router = router_with(&placed("at:envelope,at:header"), |s| {
+            s.compatibility = compatibility;
+            s.header_format = if compatibility == Compatibility::Strict { Format::Json } else { Format::Plain };
+            s.key_format = Format::Json;
+            s.topic_prefix = "app".into();
+        });
+        message(router.apply(&change))
+    };
+    let plain = routed(Compatibility::Default);
+    assert_eq!(body(&plain), r#"{"payload":{"b": null, "e": [], "n": 1.50},"at":"2024-05-01T10:00:00Z"}"#);
+    assert_eq!(
+        headers(&plain),
+        [("id", HeaderValue::Int(7)), ("at", HeaderValue::Text("2024-05-01T10:00:00Z".into()))]
+    );
+    let strict = routed(Compatibility::Strict);
+    assert_eq!(body(&strict), r#"{"payload":{"n":1.5},"at":"2024-05-01T10:00:00.000000Z"}"#);
+    let names: Vec<_> =
+        headers(&strict).into_iter().map(|(name, _)| name.replace("__debezium.context.", "~")).collect();
+    assert_eq!(names, ["~connectorLogicalName", "~taskId", "~connectorName", "~runId", "id", "at"]);
+    assert_eq!(headers(&strict)[0].1, HeaderValue::Text("\"app\"".into()));
+    assert_eq!(headers(&strict)[4].1, HeaderValue::Text("7".into()));
+    assert_eq!(strict.key.as_deref(), Some(&b"\"k\""[..]));
+    assert_eq!(strict.id, plain.id);
+}
+
+/// What stops Debezium's task stops nothing here.
+#[test]
+fn a_poison_pill_is_rejected_in_strict_and_routed_by_default() {
+    let poison = user_created(Some(r#"{"n": 123456789012345678901}"#));
+    let expand = OutboxOptions { expand_json: true, ..OutboxOptions::default() };
+    let mut strict = router_with(&expand, |s| s.compatibility = Compatibility::Strict);
+    assert!(rejection(strict.apply(&poison)).0.contains("64 bits"));
+    assert_eq!(body(&message(strict.apply(&user_created(Some("{\"a\": 1}"))))), "{\"a\":1}", "the next one is routed");
+    assert_eq!(body(&message(router(&expand).apply(&poison))), r#"{"n": 123456789012345678901}"#);
+}
+
+#[test]
+fn strict_asks_for_an_id_column_as_debezium_does() {
+    let mut strict = router_with(&recipe(), |s| s.compatibility = Compatibility::Strict);
+    let (reason, raw) = rejection(strict.apply(&insert(&relation("outbox", &recipe_columns()), &REQUESTED)));
+    assert!(reason.contains("\"id\""), "{reason}");
+    assert!(raw.payload.is_some_and(|row| row.windows(11).any(|w| w == b"report-42-1")));
 }

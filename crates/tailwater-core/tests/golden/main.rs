@@ -1,0 +1,66 @@
+//! The router in strict compatibility against what Debezium put out, byte for byte, with no server.
+//!
+//! Raw `pgoutput` bytes go through the decoder and the router; key, value, headers, topic, partition and time are compared
+//! with the recorded ones. Differences that are meant are listed in `listed.toml`, each with its reason.
+
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
+
+mod case;
+mod compare;
+mod settings;
+
+use case::Case;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+/// What a case came to.
+enum Verdict {
+    Same,
+    Different(String),
+}
+
+fn verdict(case: &Case) -> Verdict {
+    let outcome =
+        settings::of(case).and_then(|settings| case.run(settings)).and_then(|outcome| compare::check(case, outcome));
+    match outcome {
+        Ok(()) => Verdict::Same,
+        Err(difference) => Verdict::Different(difference),
+    }
+}
+
+/// The list's lines are `case = "reason"`.
+fn listed(folder: &Path) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(folder.join("listed.toml")).unwrap();
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, reason) = line.split_once(" = ").expect("a line of the list is: case = \"reason\"");
+            assert!(reason.len() > 20, "{name} needs a reason");
+            (name.to_owned(), reason.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn golden_cases_come_out_as_debezium_recorded_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut listed = listed(&folder);
+    let (mut same, mut known, mut problems) = (0, 0, Vec::new());
+    for case in Case::all(&folder) {
+        let reason = listed.remove(&case.name);
+        match (verdict(&case), reason) {
+            (Verdict::Same, None) => same += 1,
+            (Verdict::Same, Some(_)) => {
+                problems.push(format!("{}: listed as different, but it is the same", case.name))
+            }
+            (Verdict::Different(_), Some(_)) => known += 1,
+            (Verdict::Different(difference), None) => problems.push(format!("{}: {difference}", case.name)),
+        }
+    }
+    problems.extend(listed.into_keys().map(|name| format!("{name}: listed, but there is no such case")));
+    // Past the capture of the test harness: the numbers are for people.
+    writeln!(std::io::stdout(), "golden: same {same}, listed {known}, unexplained {}", problems.len()).unwrap();
+    assert!(problems.is_empty(), "{} unexplained:\n{}", problems.len(), problems.join("\n"));
+    assert!(same > 100, "the cases are there");
+}
