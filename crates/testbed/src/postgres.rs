@@ -239,7 +239,7 @@ impl Postgres {
     fn write_settings(&self, options: &PostgresOptions<'_>) {
         let mut text = format!(
             "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nwal_level = logical\n\
-             max_replication_slots = 100\nmax_wal_senders = 100\nmax_connections = 300\nmax_prepared_transactions = 20\n\
+             max_replication_slots = 500\nmax_wal_senders = 200\nmax_connections = 300\nmax_prepared_transactions = 20\n\
              shared_buffers = '64MB'\nmax_wal_size = '2GB'\nlog_line_prefix = '%m [%p] '\nlogging_collector = off\n",
             self.port,
             self.socket_dir.display()
