@@ -14,7 +14,7 @@ use testbed::{
 };
 
 /// What is not reached within this time, on a busy machine too, has failed.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(30);
 /// `delivery.window` of these tests.
 pub const WINDOW: usize = 500;
 /// `delivery.confirm_interval` of these tests.
