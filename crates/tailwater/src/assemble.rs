@@ -9,8 +9,9 @@ use crate::sinks::stdout::StdoutSink;
 use crate::sources::postgres::PostgresSource;
 use std::sync::Arc;
 use tailwater_core::route::{Compatibility, Route};
-use tailwater_core::transform::outbox::{OutboxRouter, RouteConfigError, RouteSettings};
+use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfigError, RouteSettings};
 use tailwater_core::{Failure, Sink};
+use uuid::Uuid;
 
 /// All parts of one pipeline.
 pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: Arc<Status>) -> Result<Parts, Failure> {
@@ -60,6 +61,8 @@ pub fn route(config: &RouteConfig) -> Result<Box<dyn Route>, RouteConfigError> {
         topic_prefix: config.topic_prefix.clone(),
         only_topics: config.only_topics.clone(),
         negate: config.negate,
+        // Debezium's runId is a time-ordered UUID, new at each start.
+        context_headers: Some(ContextHeaders { run_id: Uuid::now_v7().to_string(), ..ContextHeaders::default() }),
     };
     Ok(Box::new(OutboxRouter::new(&config.outbox, settings)?))
 }
