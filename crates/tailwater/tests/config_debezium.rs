@@ -187,7 +187,9 @@ fn formats_of_this_version_work_and_others_are_refused() {
     assert_eq!(value("json"), Format::Json);
     assert_eq!(value("jsonbytearray"), Format::Json);
     assert_eq!(value("simplestring"), Format::String);
-    assert_eq!(value("binary"), Format::Binary);
+    let headers = "debezium.transforms.outbox.table.fields.additional.placement=event_type:header";
+    assert_eq!(value(&format!("binary\n{headers}")), Format::Binary);
+    refused("debezium.format.value=binary", &["fields.additional.placement", "no room for envelope placements"]);
     let loaded = recipe_and("debezium.format.value=simplestring").unwrap();
     assert_eq!(decision(&loaded, "debezium.format.value.schemas.enable"), None, "text has no schema anyway");
     refused("debezium.format.value=avro", &["`avro` is not part of this version"]);

@@ -11,6 +11,7 @@ use crate::sinks::rabbitmq::config::{
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// One value with its origin. `text` values come from places that know no types and are converted as the setting needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,15 +96,17 @@ impl Settings {
         self.map.get(&path).and_then(|s| s.value.as_str()).unwrap_or("rabbitmq")
     }
 
-    fn schema_for(&self, path: &[String]) -> Value {
+    fn schema_for(&self, path: &[String]) -> &'static Value {
+        static RABBITMQ: LazyLock<Value> = LazyLock::new(|| schema("rabbitmq"));
+        static STDOUT: LazyLock<Value> = LazyLock::new(|| schema("stdout"));
         match path {
-            [head, name, ..] if head == "pipelines" => schema(self.sink_type(name)),
-            _ => schema("rabbitmq"),
+            [head, name, ..] if head == "pipelines" && self.sink_type(name) == "stdout" => &STDOUT,
+            _ => &RABBITMQ,
         }
     }
 
     fn unknown_names(&self) -> Vec<Problem> {
-        self.map.iter().filter_map(|(path, setting)| unknown_name(&self.schema_for(path), path, setting)).collect()
+        self.map.iter().filter_map(|(path, setting)| unknown_name(self.schema_for(path), path, setting)).collect()
     }
 
     fn missing_parts(&self) -> Vec<Problem> {
@@ -120,13 +123,12 @@ impl Settings {
     }
 
     fn convert_text(&mut self) {
-        let schemas: Vec<(Path, Value)> =
+        let schemas: Vec<(Path, &Value)> =
             self.map.iter().filter(|(_, s)| s.text).map(|(path, _)| (path.clone(), self.schema_for(path))).collect();
         for (path, schema) in schemas {
             let Some(setting) = self.map.get_mut(&path) else { continue };
             let Value::String(text) = &setting.value else { continue };
-            let fitting =
-                candidates(lookup(&schema, &path), text).into_iter().find(|v| fits(&schema, &path, v).is_ok());
+            let fitting = candidates(lookup(schema, &path), text).into_iter().find(|v| fits(schema, &path, v).is_ok());
             if let Some(value) = fitting {
                 setting.value = value;
             }
@@ -142,10 +144,10 @@ impl Settings {
         let mut problems = Vec::new();
         for (path, setting) in &self.map {
             let schema = self.schema_for(path);
-            if unknown_name(&schema, path, setting).is_some() {
+            if unknown_name(schema, path, setting).is_some() {
                 continue;
             }
-            if let Err(error) = fits(&schema, path, &setting.value) {
+            if let Err(error) = fits(schema, path, &setting.value) {
                 // serde repeats the value in its message: not for what may hold a password
                 let text = if may_hold_secret(path) {
                     "must be text (urls: a list of texts)".into()

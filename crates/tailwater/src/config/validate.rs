@@ -2,6 +2,8 @@
 
 use super::origin::{Origins, Problem};
 use super::{Config, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
+use crate::assemble;
+use tailwater_core::transform::outbox::RouteConfigError;
 
 /// All problems of a configuration.
 pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
@@ -10,6 +12,7 @@ pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
     for (name, pipeline) in &config.pipelines {
         check.pipeline(name, pipeline);
     }
+    check.slots(config);
     check.problems
 }
 
@@ -57,6 +60,7 @@ impl Check<'_> {
         self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
         let located = source.connection.url.is_some() || source.connection.host.is_some();
         self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
+        self.route(name, pipeline);
         self.topics(name, pipeline, &source.table);
         self.delivery(name, pipeline);
         self.sink(name, pipeline);
@@ -68,13 +72,52 @@ impl Check<'_> {
         let path = format!("pipelines.{name}.route.only_topics");
         let table = if table.contains('.') { table.to_owned() } else { format!("public.{table}") };
         let topic = format!("{}.{table}", pipeline.route.topic_prefix);
-        match fancy_regex::Regex::new(&format!("^(?:{pattern})$")) {
-            Ok(regex) => {
-                let taken = regex.is_match(&topic).unwrap_or(false) != pipeline.route.negate;
-                let text = format!("leaves out the outbox itself: its topic before the router is {topic}");
-                self.require(taken, &path, &text);
+        // a pattern that is none is the router's complaint
+        if let Ok(regex) = fancy_regex::Regex::new(&format!("^(?:{pattern})$")) {
+            let taken = regex.is_match(&topic).unwrap_or(false) != pipeline.route.negate;
+            let text = format!("leaves out the outbox itself: its topic before the router is {topic}");
+            self.require(taken, &path, &text);
+        }
+    }
+
+    /// What the router finds wrong with its options, at the option's place.
+    fn route(&mut self, name: &str, pipeline: &PipelineConfig) {
+        let Err(error) = assemble::route(&pipeline.route) else { return };
+        let part = match &error {
+            RouteConfigError::Regex { pattern, .. } if Some(pattern) == pipeline.route.only_topics.as_ref() => {
+                "only_topics"
             }
-            Err(error) => self.require(false, &path, &format!("is no regular expression: {error}")),
+            RouteConfigError::Regex { .. } => "outbox.topic_regex",
+            RouteConfigError::Replacement { .. } => "outbox.topic_replacement",
+            RouteConfigError::Placement { .. }
+            | RouteConfigError::Place { .. }
+            | RouteConfigError::DuplicateMember { .. }
+            | RouteConfigError::BinaryEnvelope => "outbox.placement",
+            RouteConfigError::PlainFormat { part } => {
+                if *part == "key" {
+                    "key_format"
+                } else {
+                    "value_format"
+                }
+            }
+            RouteConfigError::BinaryHeaders => "header_format",
+            RouteConfigError::Empty { option } => &format!("outbox.{option}"),
+        };
+        self.require(false, &format!("pipelines.{name}.route.{part}"), &error.to_string());
+    }
+
+    /// A slot has one reader: two pipelines on one would take turns for ever.
+    fn slots(&mut self, config: &Config) {
+        let mut seen = std::collections::HashMap::new();
+        for (name, pipeline) in &config.pipelines {
+            let SourceConfig::Postgres(source) = &pipeline.source;
+            let server = (&source.connection.url, &source.connection.host, source.connection.port);
+            let key =
+                format!("{:?}{}{}", (server.1, server.2), server.0.as_ref().map_or("", |u| u.expose()), source.slot);
+            if let Some(first) = seen.insert(key, name) {
+                let text = format!("pipeline {first} reads this slot already: each needs its own");
+                self.require(false, &format!("pipelines.{name}.source.slot"), &text);
+            }
         }
     }
 
