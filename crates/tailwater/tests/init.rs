@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use testbed::{Postgres, PostgresOptions, shared_postgres, unique};
+use testbed::{Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique};
 
 /// A configuration in a directory of its own.
 struct Scene<'a> {
@@ -10,13 +10,21 @@ struct Scene<'a> {
     database: String,
     role: String,
     table: String,
+    sink: String,
     dir: tempfile::TempDir,
 }
 
 impl<'a> Scene<'a> {
     async fn new(postgres: &'a Postgres, hint: &str) -> Scene<'a> {
         let (database, role) = (postgres.database(hint).await, unique("Relay Role"));
-        Scene { postgres, database, role, table: "outbox".into(), dir: tempfile::tempdir().unwrap() }
+        Scene {
+            postgres,
+            database,
+            role,
+            table: "outbox".into(),
+            sink: "type = \"stdout\"".into(),
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn config(&self) -> PathBuf {
@@ -36,7 +44,7 @@ slot = "{database}"
 publication = "Outbox Pub"
 table = "{table}"
 [pipelines.main.sink]
-type = "stdout"
+{sink}
 [pipelines.main.route.outbox]
 route_by = "event_type"
 key_column = "idempotency_key"
@@ -47,6 +55,7 @@ expand_json = true
             database = self.database,
             role = self.role,
             table = self.table,
+            sink = self.sink,
         );
         let path = self.dir.path().join("tailwater.toml");
         std::fs::write(&path, text).unwrap();
@@ -203,4 +212,53 @@ async fn a_partitioned_table_needs_the_roots_name() {
     assert!(ran.out.contains(remedy), "{}", ran.out);
     client.batch_execute(remedy).await.unwrap();
     assert_eq!(scene.init(&["--yes"], "postgres").code, 0);
+}
+
+/// The recipe's topology under names of this test; `{dead}` is where rejected messages go.
+fn topology(broker: &testbed::RabbitMq, name: &str, dead: &str) -> String {
+    format!(
+        r#"type = "rabbitmq"
+urls = ["{url}"]
+exchange = "{name}"
+management_url = "{management}"
+[pipelines.main.sink.topology]
+exchanges = [{{ name = "{name}" }}]
+queues = [{{ name = "{name}-q", dead_letter = {{ {dead} }} }}, {{ name = "{name}-dlq" }}]
+bindings = [{{ exchange = "{name}", queue = "{name}-q", routing_key = "report.*" }}]
+"#,
+        url = broker.url(),
+        management = broker.management_url(),
+    )
+}
+
+#[tokio::test]
+async fn the_brokers_part_is_made_too_and_only_once() {
+    let broker = shared_rabbitmq().await;
+    let mut scene = Scene::new(shared_postgres().await, "init_broker").await;
+    let name = unique("init-topology");
+    scene.sink = topology(broker, &name, &format!("exchange = \"\", routing_key = \"{name}-dlq\""));
+    let dry = scene.init(&["--dry-run"], "postgres");
+    assert_eq!(dry.code, 0, "{dry:?}");
+    for part in [format!("make exchange {name} "), format!("make queue {name}-q "), "rabbitmqadmin".into()] {
+        assert!(dry.out.contains(&part), "{part} in {}", dry.out);
+    }
+    let made = scene.init(&["--yes"], "postgres");
+    assert_eq!((made.code, made.out.contains("Done.")), (0, true), "{made:?}");
+    let again = scene.init(&[], "postgres");
+    let nothing = again.out.contains("database: nothing to do") && again.out.contains("broker: nothing to do");
+    assert_eq!((again.code, nothing), (0, true), "{again:?}");
+}
+
+/// The recipe's literal form: `report.dlq` is matched by `report.*`.
+#[tokio::test]
+async fn dead_letters_that_would_run_in_circles_are_refused() {
+    let broker = shared_rabbitmq().await;
+    let mut scene = Scene::new(shared_postgres().await, "init_loop").await;
+    let name = unique("init-loop");
+    scene.sink = topology(broker, &name, &format!("exchange = \"{name}\", routing_key = \"report.dlq\""));
+    let ran = scene.init(&["--yes"], "postgres");
+    assert_ne!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("endless loop") || ran.err.contains("endless loop"), "{ran:?}");
+    let queues = broker.ctl(&["list_queues", "name"]).await;
+    assert!(!format!("{queues:?}").contains(&name), "nothing is made: {queues:?}");
 }

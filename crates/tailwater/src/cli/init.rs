@@ -3,6 +3,7 @@
 use super::admin::{self, AdminArgs};
 use super::{DONE, FAILED, FOUND, GlobalArgs, WRONG_USAGE};
 use crate::config::PipelineConfig;
+use crate::setup::broker;
 use crate::setup::plan::{Plan, Severity, Step};
 use crate::setup::postgres::{self, Refused};
 use crate::sources::postgres::connect;
@@ -59,8 +60,12 @@ async fn init(args: &InitArgs, name: &str, pipeline: &PipelineConfig) -> u8 {
             return failed(name, &classify_sql(error, "the admin role", "the admin's database").to_string());
         }
     };
-    print!("{}", text(name, &wanted.database, &plan));
-    if !plan.steps.is_empty() && !args.dry_run {
+    let mut broker = match broker::look(pipeline).await {
+        Ok(broker) => broker,
+        Err(failure) => return failed(name, &failure.to_string()),
+    };
+    print!("{}{}", text(name, &wanted.database, &plan), broker.text());
+    if (!plan.steps.is_empty() || broker.is_to_do()) && !args.dry_run {
         match agreed(args.yes) {
             Some(true) => {}
             Some(false) => {
@@ -72,9 +77,12 @@ async fn init(args: &InitArgs, name: &str, pipeline: &PipelineConfig) -> u8 {
         if let Err(refused) = postgres::apply(&mut client, &plan.steps).await {
             return failed(name, &explain(&refused));
         }
+        if let Err(failure) = broker::apply(pipeline, &mut broker).await {
+            return failed(name, &format!("the database is done, the broker is not: {failure}"));
+        }
         println!("Done.");
     }
-    if plan.has_problems() { FOUND } else { DONE }
+    if plan.has_problems() || broker.has_problems() { FOUND } else { DONE }
 }
 
 fn failed(name: &str, why: &str) -> u8 {
@@ -86,7 +94,7 @@ fn failed(name: &str, why: &str) -> u8 {
 fn text(name: &str, database: &str, plan: &Plan) -> String {
     let mut out = format!("-- pipeline {name}, database {database}\n");
     if plan.steps.is_empty() {
-        out.push_str("-- nothing to do: everything that init makes is there\n");
+        out.push_str("-- database: nothing to do\n");
     }
     for Step { shown, .. } in &plan.steps {
         out.push_str(&format!("{shown};\n"));

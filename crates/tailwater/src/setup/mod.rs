@@ -8,6 +8,7 @@
 //! Never the slot: `run` creates it together with its snapshot. Nothing that exists is altered, except to add what is
 //! missing (a table to a publication, an attribute to the role); what differs otherwise is explained, with the statement.
 
+pub mod broker;
 pub mod facts;
 pub mod layout;
 pub mod plan;

@@ -25,6 +25,17 @@ pub struct Step {
     target: Target,
 }
 
+impl Step {
+    /// Whether [`apply`] would do something: it is missing, or unseen and harmless to repeat.
+    pub fn is_to_do(&self) -> bool {
+        match self.state {
+            StepState::Missing | StepState::Planned => true,
+            StepState::Unseen { .. } => matches!(self.target, Target::Binding(_)),
+            StepState::Present | StepState::Differs { .. } | StepState::Made => false,
+        }
+    }
+}
+
 /// How it stands with a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -125,8 +136,7 @@ pub async fn apply(config: &RabbitmqConfig, steps: &mut [Step]) -> Result<(), Fa
     let api = management(config)?;
     let virtual_host = virtual_host(config);
     for step in steps {
-        let repeatable = matches!(step.target, Target::Binding(_)) && matches!(step.state, StepState::Unseen { .. });
-        if step.state != StepState::Missing && step.state != StepState::Planned && !repeatable {
+        if !step.is_to_do() {
             continue;
         }
         let made = match &step.target {
