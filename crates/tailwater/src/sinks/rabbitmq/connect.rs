@@ -166,7 +166,7 @@ pub async fn connect(config: &RabbitmqConfig, name: &str) -> Result<Connection, 
 async fn open(config: &RabbitmqConfig, endpoint: &Endpoint, name: &str) -> Result<Connection, AmqpError> {
     let doing = || format!("connect to {endpoint}");
     let tcp = TcpStream::connect((&*endpoint.host, endpoint.port)).await.map_err(AmqpError::io(doing()))?;
-    tune_socket(&tcp, config.heartbeat).map_err(AmqpError::io(doing()))?;
+    tune_socket(&tcp).map_err(AmqpError::io(doing()))?;
     let stream: Box<dyn Stream> = if endpoint.tls {
         let options = TlsOptions { verify: Verify::Full, root_cert: config.ca_file.clone(), ..TlsOptions::default() };
         let wrapped = tls::connect(&options, &endpoint.host, tcp).await;
@@ -189,14 +189,13 @@ async fn open(config: &RabbitmqConfig, endpoint: &Endpoint, name: &str) -> Resul
     Ok(connection)
 }
 
-/// No Nagle; and a peer that acknowledges no byte for two heartbeats is gone, also where there is no heartbeat to miss.
-fn tune_socket(tcp: &TcpStream, heartbeat: Duration) -> std::io::Result<()> {
+/// No Nagle. No TCP_USER_TIMEOUT: Linux counts it also while the peer answers with a closed window, which is what a
+/// broker under an alarm does for minutes (seen to reset a blocked connection). Heartbeats notice a dead peer; keepalive
+/// probes do where heartbeats are off.
+fn tune_socket(tcp: &TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(tcp);
-    socket.set_keepalive(true)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some((heartbeat * 2).max(Duration::from_secs(5))))?;
-    Ok(())
+    let probes = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
 impl Connection {
