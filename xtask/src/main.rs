@@ -1,6 +1,7 @@
 //! What only contributors run. `cargo xtask --help`.
 
 mod bench;
+mod demo;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -16,11 +17,14 @@ struct Cli {
 enum Command {
     /// Throughput and latency of the release binary next to the floor
     Bench(bench::BenchArgs),
+    /// The report story on private servers (script/demo)
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => runtime().block_on(bench::run(args)),
+        Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
