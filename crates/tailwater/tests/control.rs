@@ -1,4 +1,5 @@
 //! The HTTP port as an orchestrator, a scraper and `tailwater status` see it.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! A running relay seen from outside: ready or not while servers freeze (T48), `tailwater status`, pruning beside it.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -68,8 +69,12 @@ url = "{url}"
     }
 
     fn run(&self, more: &str) -> Child {
+        self.run_with(more, &[])
+    }
+
+    fn run_with(&self, more: &str, arguments: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-        command.args(["run", "--config"]).arg(self.config(more));
+        command.args(["run", "--config"]).arg(self.config(more)).args(arguments);
         Child::start(command)
     }
 
@@ -178,6 +183,35 @@ async fn status_says_what_a_relay_does_and_what_is_known_when_none_runs() {
     let (code, out, err) = scene.tailwater(&["status"]).await;
     assert_eq!(code, 3, "{out}{err}");
     assert!(out.contains("not_running") && out.contains("nobody reads slot") && !out.contains("nothing yet"), "{out}");
+}
+
+/// A rolling update waits for the new one to be ready while the old one still holds the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_ready_and_names_the_holder() {
+    let scene = Scene::new(shared_postgres().await, shared_rabbitmq().await, "standby").await;
+    let first = scene.run("");
+    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    let port = free_port();
+    let state_dir = scene.dir.path().join("second").display().to_string();
+    let listen = format!("http.listen=127.0.0.1:{port}");
+    let _second = scene.run_with("", &["--set", &listen, "--state-dir", &state_dir]);
+    let status = |wanted: &'static str| async move {
+        eventually(Duration::from_secs(20), || async {
+            let answer = http_get(port, "/api/v1/status", None).await.ok()?;
+            note(&answer);
+            let pipeline = answer.json()["pipelines"][0].clone();
+            (pipeline["state"] == wanted && pipeline["ready"] == true).then_some(pipeline)
+        })
+        .await
+    };
+    let standby = status("standby").await;
+    assert!(standby["holder"].as_str().is_some_and(|holder| holder.contains("pid")), "{standby}");
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(400)).await; // for longer than the window
+        assert_eq!(http_get(port, "/health/ready", None).await.unwrap().status, 200);
+    }
+    first.kill9();
+    status("streaming").await;
 }
 
 /// T49, with the relay itself: the schedule deletes what was delivered and keeps what is held up.

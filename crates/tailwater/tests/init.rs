@@ -1,4 +1,5 @@
 //! `tailwater init`, the real binary against real servers: what it shows, what it makes, what it leaves alone.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

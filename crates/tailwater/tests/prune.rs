@@ -1,5 +1,6 @@
 //! Pruning against a real server. The relay is played by a reader of the slot that notes what it delivered before it
 //! confirms, so that the oracle is exact: nothing may be deleted that is not in its notes.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::collections::HashSet;
 use std::sync::Arc;

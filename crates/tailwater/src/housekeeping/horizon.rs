@@ -45,7 +45,7 @@ pub async fn is_comparable(client: &Client, horizon: &Horizon) -> Result<bool, S
 /// Writes one empty logical message and commits, so that the log moves and is flushed: on a quiet server the end of what
 /// is *inserted* may otherwise lie ahead of all that a slot can confirm for 20 s. Any role may (observed on 14, 15, 18).
 pub async fn nudge(client: &Client) -> Result<(), SqlError> {
-    client.query_one("SELECT pg_logical_emit_message(true, 'tailwater', '')", &[]).await.map(drop)
+    client.query_one("SELECT pg_logical_emit_message(true, 'tailwater.prune', '')", &[]).await.map(drop)
 }
 
 /// What the slots say about a horizon.

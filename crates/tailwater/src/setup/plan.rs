@@ -285,7 +285,8 @@ fn grants(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
         plan.step(format!("GRANT USAGE ON SCHEMA {} TO {name}", ident(&wanted.table.schema)));
     }
     // the admin owns what it creates, and needs no grant for itself
-    if !facts.can_select && !(facts.table.is_none() && facts.admin == wanted.role.name) {
+    let owns_it = facts.table.is_none() && facts.admin == wanted.role.name;
+    if !facts.can_select && !owns_it {
         plan.step(format!("GRANT SELECT ON {} TO {name}", wanted.table));
     }
 }
