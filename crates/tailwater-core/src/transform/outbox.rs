@@ -7,6 +7,7 @@ mod columns;
 mod expand;
 mod java_regex;
 mod json_node;
+mod names;
 mod placement;
 mod reject;
 mod router;
@@ -55,9 +56,10 @@ pub struct OutboxOptions {
     pub type_column: String,
     /// `table.field.event.payload`
     pub payload_column: String,
-    /// `table.field.event.timestamp`
+    /// `table.field.event.timestamp`: a timestamp, timestamptz or date column (strict: timestamp); null or infinite, and
+    /// without the option, the time of commit counts.
     pub timestamp_column: Option<String>,
-    /// `table.field.event.schema.version`
+    /// `table.field.event.schema.version`: without schemas only checked, to be an integer column.
     pub schema_version_column: Option<String>,
     /// `table.fields.additional.placement`, in Debezium's grammar: `column:header|envelope|partition[:alias], …`
     pub placement: Option<String>,
@@ -65,11 +67,12 @@ pub struct OutboxOptions {
     pub missing_column: MissingColumn,
     /// `table.op.invalid.behavior`
     pub on_update: OnUpdate,
-    /// `table.expand.json.payload`
+    /// `table.expand.json.payload`: a payload that is JSON text is spliced in as JSON, byte for byte; otherwise it is a JSON
+    /// string. Strict compatibility parses it as Debezium does, with its losses.
     pub expand_json: bool,
-    /// `table.json.payload.null.behavior`
+    /// `table.json.payload.null.behavior`: strict compatibility only, otherwise nulls stay.
     pub json_null: JsonNull,
-    /// `table.json.payload.empty.array.behavior`
+    /// `table.json.payload.empty.array.behavior`: strict compatibility only, otherwise empty arrays stay.
     pub json_empty_array: JsonEmptyArray,
     /// `route.by.field`
     pub route_by: String,
@@ -77,9 +80,11 @@ pub struct OutboxOptions {
     pub topic_regex: String,
     /// `route.topic.replacement`: Java replacement syntax (`$1`, `${name}`, `\` escapes).
     pub topic_replacement: String,
-    /// `route.tombstone.on.empty.payload`
+    /// `route.tombstone.on.empty.payload`: a null or blank payload becomes a message without a body. Otherwise null is the
+    /// JSON text `null`, or an empty body in the formats string and binary.
     pub tombstone_on_empty: bool,
-    /// `field.name.adjustment.mode`
+    /// `field.name.adjustment.mode`: renames the members of an expanded payload; strict compatibility loses their data, as
+    /// Debezium does.
     pub field_name_adjustment: FieldNameAdjustment,
 }
 

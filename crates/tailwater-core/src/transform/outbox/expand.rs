@@ -4,6 +4,7 @@
 //! payload stays a string; where only the second fails, its task dies: that event is rejected here. The default mode
 //! needs none of this.
 
+use super::names::adjusted;
 use super::{FieldNameAdjustment, JsonEmptyArray, JsonNull, OutboxOptions};
 use crate::encode::strict::Datum;
 
@@ -179,28 +180,6 @@ fn convert(node: &Node, shape: &Shape) -> Result<Datum, String> {
         (Node::Big, _) => Err("the JSON payload holds an integer beyond 64 bits".into()),
         _ => Err("the JSON payload holds an array whose items have different types".into()),
     }
-}
-
-/// `field.name.adjustment.mode`: names that Avro takes.
-pub fn adjusted(name: &[u16], mode: FieldNameAdjustment) -> Vec<u16> {
-    let mut out = Vec::with_capacity(name.len());
-    for (index, unit) in name.iter().copied().enumerate() {
-        let character = char::from_u32(u32::from(unit)).unwrap_or('\u{FFFD}');
-        let letter = character.is_ascii_alphabetic();
-        let digit = character.is_ascii_digit();
-        match mode {
-            FieldNameAdjustment::None => out.push(unit),
-            FieldNameAdjustment::Avro => {
-                if index == 0 && digit {
-                    out.push(u16::from(b'_'));
-                }
-                out.push(if letter || digit || character == '_' { unit } else { u16::from(b'_') });
-            }
-            FieldNameAdjustment::AvroUnicode if letter || (digit && index > 0) => out.push(unit),
-            FieldNameAdjustment::AvroUnicode => out.extend(format!("_u{unit:04x}").encode_utf16()),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@
 
 use super::columns::{Columns, Slot};
 use super::java_regex::JavaRegex;
+use super::names::rename_members;
 use super::placement::{self, Place, Placement};
 use super::reject::{rejected, stable_id};
 use super::strict::{ContextHeaders, changes_key};
 use super::topic::TopicNames;
-use super::{OnUpdate, OutboxOptions, RouteConfigError};
+use super::{FieldNameAdjustment, OnUpdate, OutboxOptions, RouteConfigError};
 use crate::encode::json::{Escapes, is_value, write_string};
 use crate::encode::kind::Kind;
 use crate::encode::{plain, time};
@@ -290,7 +291,7 @@ impl OutboxRouter {
             Format::Json | Format::Plain => {
                 // Already JSON and to be expanded: the row's own bytes, not a copy.
                 let payload = fields.utf8(slot)?.map(str::as_bytes);
-                if self.options.expand_json && payload.is_some_and(|text| is_json(slot.kind, text)) {
+                if self.splices() && payload.is_some_and(|text| is_json(slot.kind, text)) {
                     return Ok((fields.text(slot)?.cloned(), JSON));
                 }
                 let mut out = Vec::with_capacity(payload.map_or(0, <[u8]>::len) + 16);
@@ -306,6 +307,11 @@ impl OutboxRouter {
                 Ok((Some(bytes.unwrap_or_default()), "application/octet-stream"))
             }
         }
+    }
+
+    /// Whether JSON payloads go out byte for byte.
+    fn splices(&self) -> bool {
+        self.options.expand_json && self.options.field_name_adjustment == FieldNameAdjustment::None
     }
 
     fn envelope(&self, fields: Fields<'_>, columns: &Columns) -> Result<Bytes, String> {
@@ -324,10 +330,12 @@ impl OutboxRouter {
     fn write_payload(&self, out: &mut Vec<u8>, fields: Fields<'_>, slot: Slot) -> Result<(), String> {
         match fields.utf8(slot)? {
             Some(text) if slot.kind.is_text() => {
-                if self.options.expand_json && is_json(slot.kind, text.as_bytes()) {
+                if !self.options.expand_json || !is_json(slot.kind, text.as_bytes()) {
+                    write_string(out, text, Escapes::Needed);
+                } else if self.splices() {
                     out.extend_from_slice(text.as_bytes());
                 } else {
-                    write_string(out, text, Escapes::Needed);
+                    out.extend_from_slice(rename_members(text, self.options.field_name_adjustment).as_bytes());
                 }
                 Ok(())
             }

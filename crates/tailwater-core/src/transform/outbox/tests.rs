@@ -288,6 +288,27 @@ fn the_payload_is_spliced_byte_for_byte_when_expanded() {
 }
 
 #[test]
+fn members_are_renamed_with_their_data_when_asked() {
+    let options = OutboxOptions { field_name_adjustment: FieldNameAdjustment::Avro, ..placed("type:envelope:a-b") };
+    let routed = message(router(&options).apply(&user_created(Some(r#"{"x y": {"1": null}, "z": "x y"}"#))));
+    assert_eq!(body(&routed), r#"{"payload":{"x_y": {"_1": null}, "z": "x y"},"a-b":"UserCreated"}"#);
+    let bare = OutboxOptions { placement: None, ..options };
+    let routed = message(router(&bare).apply(&user_created(Some(r#"{"x y": 1}"#))));
+    assert_eq!(body(&routed), r#"{"x_y": 1}"#);
+}
+
+#[test]
+fn nulls_and_empty_arrays_stay_whatever_strict_would_do() {
+    for (json_null, json_empty_array) in
+        [(JsonNull::Ignore, JsonEmptyArray::Ignore), (JsonNull::OptionalBytes, JsonEmptyArray::OptionalString)]
+    {
+        let options = OutboxOptions { expand_json: true, json_null, json_empty_array, ..OutboxOptions::default() };
+        let payload = r#"{"n": null, "e": []}"#;
+        assert_eq!(body(&message(router(&options).apply(&user_created(Some(payload))))), payload);
+    }
+}
+
+#[test]
 fn a_null_payload_is_null_and_a_tombstone_only_with_the_option() {
     let body_of = |options: &OutboxOptions| message(router(options).apply(&user_created(None))).payload;
     assert_eq!(body_of(&OutboxOptions::default()).as_deref(), Some(&b"null"[..]));
