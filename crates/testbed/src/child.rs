@@ -17,6 +17,8 @@ pub struct Child {
     pid: u32,
     stdout: Lines,
     stderr: Lines,
+    /// Threads that still read its outputs.
+    readers: [std::thread::JoinHandle<()>; 2],
 }
 
 /// The relay's program, as cargo built it beside this test. In the relay's own tests prefer
@@ -36,9 +38,9 @@ impl Child {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut inner = process::spawn(command, libc::SIGKILL).unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let stdout = collect(inner.stdout.take().expect("piped"));
-        let stderr = collect(inner.stderr.take().expect("piped"));
-        Child { pid: inner.id(), inner: Mutex::new(inner), stdout, stderr }
+        let (stdout, reader) = collect(inner.stdout.take().expect("piped"));
+        let (stderr, error_reader) = collect(inner.stderr.take().expect("piped"));
+        Child { pid: inner.id(), inner: Mutex::new(inner), stdout, stderr, readers: [reader, error_reader] }
     }
 
     /// Process id.
@@ -74,9 +76,20 @@ impl Child {
         let start = std::time::Instant::now();
         loop {
             if let Some(status) = self.ended() {
+                self.heard().await;
                 return status;
             }
             assert!(start.elapsed() < limit, "still runs after {limit:?}; it said:\n{}", tail(&self.stderr()));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until its last words are collected; not for ever, since a child of its own may hold the pipe.
+    async fn heard(&self) {
+        for _ in 0..200 {
+            if self.readers.iter().all(std::thread::JoinHandle::is_finished) {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -115,15 +128,15 @@ fn tail(lines: &[String]) -> String {
     lines.get(lines.len().saturating_sub(40)..).unwrap_or(lines).join("\n")
 }
 
-fn collect(output: impl Read + Send + 'static) -> Lines {
+fn collect(output: impl Read + Send + 'static) -> (Lines, std::thread::JoinHandle<()>) {
     let lines = Lines::default();
     let sink = lines.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             sink.lock().expect("no panic while held").push(String::from_utf8_lossy(&line).into_owned());
         }
     });
-    lines
+    (lines, reader)
 }
 
 /// A Python interpreter that has the example worker's packages: the one in PATH, else the system's.

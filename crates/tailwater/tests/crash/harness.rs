@@ -142,6 +142,11 @@ confirm_interval = "{interval}ms"
         eventually(LIMIT, count).await
     }
 
+    /// Waits until the log is being read (the snapshot is over).
+    pub async fn streaming(&self) {
+        eventually(LIMIT, || async { self.status().await.filter(|status| status["state"] == "streaming") }).await;
+    }
+
     /// Waits until so many events are published by this process.
     pub async fn published(&self, count: u64) {
         let reached = || async { (self.status().await?["counts"]["published"].as_u64()? >= count).then_some(()) };

@@ -7,6 +7,7 @@
 
 mod exit;
 mod harness;
+mod order;
 mod verdict;
 
 use harness::{LIMIT, Scene, cut_proxies, long, rate};
@@ -57,7 +58,7 @@ async fn a_broker_that_restarts_or_stays_away_is_waited_for() {
     verdict.judge("broker restarted, and killed and away for 10 s", 2);
 }
 
-/// T12 T16: a restart of the database, orderly or not, moves nothing and loses nothing.
+/// T12: a restart of the database, orderly or not, moves nothing and loses nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_restarts_is_waited_for() {
     let (postgres, broker) = tokio::join!(Postgres::start(), shared_rabbitmq());
