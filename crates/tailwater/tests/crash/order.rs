@@ -11,11 +11,8 @@ async fn events_arrive_in_order_of_commit_not_of_insertion() {
     let scene = Scene::new("commit_order", postgres, broker).await;
     let relay = scene.relay();
     let (first, second) = (postgres.client(&scene.database).await, postgres.client(&scene.database).await);
-    let insert = |seq: i32| {
-        format!(
-            "begin; insert into outbox values (gen_random_uuid(), 'order', 'k', 'order.made', '{{\"seq\": {seq}}}')"
-        )
-    };
+    let insert = |id: &str| format!("begin; insert into outbox values ('{id}', 'order', 'k', 'order.made', '{{}}')");
+    let ids = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
     scene.streaming().await;
     first.batch_execute(&insert(ids[1])).await.unwrap();
     second.batch_execute(&insert(ids[0])).await.unwrap();
