@@ -1,17 +1,20 @@
 //! A broker that stores, refuses, holds, cuts and loses replies; and the sink that talks to it, as a careful one would.
 //!
-//! Messages travel: what was written before a cut may still arrive after the next connection has begun.
+//! Messages travel: what was written before a cut may still arrive after the next connection has begun. The client's side
+//! keeps its delivery tags in the window that the RabbitMQ publisher uses: acks come out of order, and for several at once.
 
 use super::world::{Kind, State, World};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use rand::Rng;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tailwater::lanes::REASON_HEADER;
+use tailwater::sinks::rabbitmq::window::Window;
 use tailwater_core::{Failure, Message, Publisher, Rejection, Settled, Sink, Slice};
 use tokio::time::{Instant, sleep_until};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     Durable,
     Refused,
@@ -23,8 +26,10 @@ pub struct Connection {
     dead_letters: bool,
     /// On their way to the broker, in order: index, record, arrival.
     inbox: VecDeque<(u64, usize, Instant)>,
-    /// On their way back.
+    /// On their way back: when, index, what.
     replies: Vec<(Instant, u64, Verdict)>,
+    /// Message ids by index.
+    ids: Vec<Arc<str>>,
     /// From here on the client sees an error.
     cut: Option<Instant>,
     /// The broker takes nothing more from it.
@@ -88,7 +93,7 @@ impl State {
 
     /// The broker closes the connection; it names the offender for sure only when nothing else was in flight.
     fn poisoned(&mut self, id: usize, index: u64, at: Instant, reply: Instant) {
-        let named = rand::Rng::random_bool(&mut self.rng, 0.5);
+        let named = self.rng.random_bool(0.5);
         let connection = &mut self.connections[id];
         let alone = connection.inbox.is_empty() && connection.replies.is_empty();
         connection.closed = true;
@@ -98,6 +103,18 @@ impl State {
         // what was stored before it is acknowledged first
         let last = connection.replies.iter().map(|(at, ..)| *at).max().unwrap_or(at);
         connection.cut.get_or_insert(last + Duration::from_millis(1));
+    }
+
+    /// Whether the broker answers all up to `index` at once. Then the single acks below are never sent.
+    fn acknowledges_many(&mut self, id: usize, index: u64, not_yet: &[(Instant, u64, Verdict)]) -> bool {
+        let refused = |replies: &[(Instant, u64, Verdict)]| {
+            replies.iter().any(|(_, other, verdict)| *other <= index && *verdict == Verdict::Refused)
+        };
+        if refused(not_yet) || refused(&self.connections[id].replies) || self.rng.random_bool(0.7) {
+            return false;
+        }
+        self.connections[id].replies.retain(|(_, other, _)| *other > index);
+        true
     }
 
     fn next_event(&self, id: usize) -> Option<Instant> {
@@ -136,6 +153,7 @@ impl Sink for FakeSink {
             dead_letters: self.dead_letters,
             inbox: VecDeque::new(),
             replies: Vec::new(),
+            ids: Vec::new(),
             cut: idle_cut,
             closed: false,
         });
@@ -145,10 +163,9 @@ impl Sink for FakeSink {
             world: self.world.clone(),
             generation: self.generation,
             id,
-            sent: Vec::new(),
-            verdicts: BTreeMap::new(),
-            rejected: BTreeSet::new(),
-            prefix: 0,
+            window: Window::default(),
+            pushed: 0,
+            durable: 0,
             dead: false,
         }))
     }
@@ -158,13 +175,9 @@ struct FakePublisher {
     world: Arc<World>,
     generation: u64,
     id: usize,
-    /// Message ids by index.
-    sent: Vec<Message>,
-    /// Known, not yet part of the prefix.
-    verdicts: BTreeMap<u64, Verdict>,
-    /// Reported as refused, not released.
-    rejected: BTreeSet<u64>,
-    prefix: u64,
+    window: Window,
+    pushed: u64,
+    durable: u64,
     dead: bool,
 }
 
@@ -172,24 +185,26 @@ impl FakePublisher {
     /// What has become known by now. P2, P3: a prefix, and each refusal once.
     fn report(&mut self, state: &mut State, now: Instant) -> Settled {
         let mut report = Settled::default();
-        let replies = &mut state.connections[self.id].replies;
-        let known: Vec<_> = replies.extract_if(.., |(at, ..)| *at <= now).collect();
-        for (_, index, verdict) in known {
+        let mut known: Vec<_> = state.connections[self.id].replies.extract_if(.., |(at, ..)| *at <= now).collect();
+        known.sort();
+        for (place, (_, index, verdict)) in known.iter().copied().enumerate() {
             if verdict == Verdict::Refused {
-                self.rejected.insert(index);
-                let id = self.sent[index as usize].id.clone();
-                report.rejected.push(Rejection { index, id, reason: "refused by the simulation".into() });
+                // a return names the message, not the tag; its ack follows and changes nothing
+                let id = tailwater_core::MessageId(state.connections[self.id].ids[index as usize].clone());
+                match self.window.returned(|message| message.id == id) {
+                    Some(index) => {
+                        report.rejected.push(Rejection { index, id, reason: "refused by the simulation".into() })
+                    }
+                    None => state.violate(format!("the return of {id} fits nothing in the window")),
+                }
             }
-            self.verdicts.insert(index, verdict);
-        }
-        while let Some(verdict) = self.verdicts.get(&self.prefix) {
-            if *verdict == Verdict::Refused {
-                break;
+            let multiple = state.acknowledges_many(self.id, index, &known[place..]);
+            if self.window.ack(index + 1, multiple).is_err() {
+                state.violate(format!("the window knows no tag {}", index + 1));
             }
-            self.verdicts.remove(&self.prefix);
-            self.prefix += 1;
-            report.durable += 1;
         }
+        report.durable = self.window.take_durable();
+        self.durable += report.durable as u64;
         report
     }
 
@@ -222,9 +237,15 @@ impl Publisher for FakePublisher {
             state.violate("P5: pushes to a dead publisher".into());
         }
         let now = Instant::now();
+        self.window.push(slice.clone());
         for message in slice.messages.iter() {
-            let index = self.sent.len() as u64;
-            self.sent.push(message.clone());
+            let index = self.pushed;
+            self.pushed += 1;
+            self.window.sent();
+            state.connections[self.id].ids.push(message.id.0.clone());
+            if self.pushed - self.durable > state.setup.window as u64 {
+                state.violate(format!("{} messages in flight on one connection", self.pushed - self.durable));
+            }
             let Some(record) = self.accept(&mut state, message) else { continue };
             let arrival = now + state.delay(3);
             let inbox = &mut state.connections[self.id].inbox;
@@ -262,14 +283,11 @@ impl Publisher for FakePublisher {
     }
 
     fn release(&mut self, index: u64) {
-        if !self.rejected.remove(&index) {
-            self.world.lock().violate(format!("releases index {index} which was not refused"));
-        }
-        self.verdicts.insert(index, Verdict::Durable);
+        self.window.release(index);
     }
 
     async fn close(self: Box<Self>) {
-        if self.prefix < self.sent.len() as u64 {
+        if self.durable < self.pushed {
             self.world.lock().violate("closes a publisher with messages in flight".into());
         }
     }
@@ -280,7 +298,7 @@ impl Drop for FakePublisher {
     fn drop(&mut self) {
         let mut state = self.world.lock();
         let written = state.connections[self.id].inbox.len();
-        let arrives = rand::Rng::random_range(&mut state.rng, 0..=written);
+        let arrives = state.rng.random_range(0..=written);
         state.connections[self.id].inbox.truncate(arrives);
     }
 }

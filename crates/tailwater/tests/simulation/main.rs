@@ -67,7 +67,8 @@ fn plan(log: Vec<Record>, faults: Faults, on_rejected: OnRejected) -> Plan {
     let confirm_interval = Duration::from_millis(20);
     let delivery =
         DeliveryConfig { on_rejected, window: 5, lanes: 2, confirm_interval, order: Order::Key, ..Default::default() };
-    let setup = Setup { faults, log, dead_letters, strict: false, memory_bytes: delivery.memory_bytes };
+    let (window, memory_bytes) = (delivery.window, delivery.memory_bytes);
+    let setup = Setup { faults, log, dead_letters, strict: false, window, memory_bytes };
     Plan { seed: 7, setup, delivery, ends: vec![] }
 }
 
@@ -76,6 +77,31 @@ fn without_faults_everything_arrives_exactly_once() {
     let log: Vec<_> = (0..200).map(|n| event(n as u8 % 7)).collect();
     let summary = plan(log, Faults::default(), OnRejected::Stop).run().unwrap_or_else(|story| panic!("{story}"));
     assert_eq!((summary.published, summary.arrivals, summary.dead), (200, 200, 0));
+}
+
+/// A stop that drained leaves nothing to repeat.
+#[test]
+fn a_drained_stop_repeats_nothing() {
+    let log: Vec<_> = (0..200).map(|n| event(n as u8 % 7)).collect();
+    for after in (0..400).step_by(20) {
+        let mut plan = plan(log.clone(), Faults::default(), OnRejected::Stop);
+        plan.ends = vec![End::StopAfter(Duration::from_millis(after))];
+        let summary = plan.run().unwrap_or_else(|story| panic!("{story}"));
+        assert_eq!((summary.published, summary.arrivals), (200, 200), "stopped after {after} ms");
+    }
+}
+
+/// T32, T55: by default what nobody takes is never passed: it is held, by name, and the position stays before it.
+#[test]
+fn by_default_a_refused_event_is_held_and_never_passed() {
+    for kind in [Kind::Unroutable, Kind::Poison] {
+        let mut log: Vec<_> = (0..20).map(|n| event(n % 3)).collect();
+        log[9].kind = kind;
+        let mut plan = plan(log, Faults::default(), DeliveryConfig::default().on_rejected);
+        plan.ends = vec![End::HeldAt { record: 9, after: Duration::from_secs(300) }];
+        let summary = plan.run().unwrap_or_else(|story| panic!("{kind:?}: {story}"));
+        assert_eq!((summary.published, summary.dead), (20, 0), "and it goes on once it is taken");
+    }
 }
 
 /// T10, T11: killed at every single await point that touches the world: before and after each read, store, reply, save

@@ -25,6 +25,8 @@ pub enum End {
     CrashAfter(Duration),
     /// Told to stop, leaves by itself.
     StopAfter(Duration),
+    /// By then it must hold at this record; then it is dropped.
+    HeldAt { record: usize, after: Duration },
 }
 
 /// Everything one run depends on.
@@ -63,7 +65,8 @@ impl Plan {
         let faults = Faults::random(&mut rng);
         let log = random_log(&mut rng, dead_letters);
         let ends = (0..rng.random_range(0..4)).map(|_| random_end(&mut rng)).collect();
-        let setup = Setup { faults, log, dead_letters, strict, memory_bytes: delivery.memory_bytes };
+        let window = if strict { 1 } else { delivery.window };
+        let setup = Setup { faults, log, dead_letters, strict, window, memory_bytes: delivery.memory_bytes };
         Plan { seed, setup, delivery, ends }
     }
 
@@ -119,6 +122,16 @@ impl Plan {
                 Some(End::CrashAtStep(_)) => timeout(Duration::from_secs(120), world.crash.notified()).await.is_err(),
                 Some(End::CrashAfter(after)) => {
                     sleep(after).await;
+                    false
+                }
+                Some(End::HeldAt { record, after }) => {
+                    sleep(after).await;
+                    let mut world = world.lock();
+                    let held = matches!(status.state(), State::Held { event, .. } if event == format!("e{record}"));
+                    if !held || world.saved.is_some_and(|saved| saved > record) {
+                        let saved = world.saved;
+                        world.violate(format!("does not hold at {record}: {:?}, saved {saved:?}", status.state()));
+                    }
                     false
                 }
                 Some(End::StopAfter(after)) => {

@@ -93,6 +93,8 @@ pub struct Setup {
     pub log: Vec<Record>,
     pub dead_letters: bool,
     pub strict: bool,
+    /// Unconfirmed messages of one connection at most.
+    pub window: usize,
     pub memory_bytes: usize,
 }
 
