@@ -1,6 +1,7 @@
 //! What only contributors run. `cargo xtask --help`.
 
 mod bench;
+mod broken;
 mod demo;
 
 use clap::{Parser, Subcommand};
@@ -19,12 +20,15 @@ enum Command {
     Bench(bench::BenchArgs),
     /// The report story on private servers (script/demo)
     Demo(demo::DemoArgs),
+    /// Puts bugs in on purpose and expects the simulation to catch each
+    Break(broken::BreakArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => runtime().block_on(bench::run(args)),
         Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
+        Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

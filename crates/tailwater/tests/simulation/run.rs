@@ -36,6 +36,8 @@ pub struct Plan {
     pub setup: Setup,
     pub delivery: DeliveryConfig,
     pub ends: Vec<End>,
+    /// The last process sees faults for so long; then there is calm, and all must arrive.
+    pub calm_after: Duration,
 }
 
 /// What a run amounted to.
@@ -67,7 +69,8 @@ impl Plan {
         let ends = (0..rng.random_range(0..4)).map(|_| random_end(&mut rng)).collect();
         let window = if strict { 1 } else { delivery.window };
         let setup = Setup { faults, log, dead_letters, strict, window, memory_bytes: delivery.memory_bytes };
-        Plan { seed, setup, delivery, ends }
+        let calm_after = Duration::from_millis(if rng.random_bool(0.3) { 0 } else { rng.random_range(0..3_000) });
+        Plan { seed, setup, delivery, ends, calm_after }
     }
 
     /// Runs to the end; a violated oracle or a panic comes back with the last lines of the story.
@@ -100,8 +103,11 @@ impl Plan {
                 return;
             }
         }
-        world.lock().calm = true;
         self.process(world, None).await;
+        if world.lock().fatal_injected {
+            world.lock().calm = true;
+            self.process(world, None).await;
+        }
         let mut state = world.lock();
         if state.violation.is_none() {
             state.check_end();
@@ -139,6 +145,9 @@ impl Plan {
                     true
                 }
                 None => {
+                    sleep(self.calm_after).await;
+                    world.lock().calm = true;
+                    world.lock().note("calm".into());
                     if timeout(Duration::from_secs(3_600), world.finished()).await.is_err() {
                         world
                             .lock()

@@ -1,0 +1,225 @@
+//! `cargo xtask break`: does the simulation notice when a promise is broken?
+//!
+//! A copy of the sources gets every bug of [`bugs`] as a branch behind a switch, is built once, and its simulation runs
+//! with one bug switched on at a time. The sources themselves carry no hook. A bug that survives all seeds, or whose text is
+//! no longer found, is a failure.
+
+mod bugs;
+
+use bugs::{BUGS, Bug};
+use clap::Args;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// The variable that switches a bug on; only the patched copy reads it.
+const SWITCH: &str = "TAILWATER_BREAK";
+const TEST: &str = "a_thousand_seeds_lose_nothing";
+/// Virtual time makes a seed a matter of milliseconds: what takes longer than this spins.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The crates that the simulation needs.
+const CRATES: [&str; 3] = ["crates/tailwater-core", "crates/tailwater", "crates/testbed"];
+
+#[derive(Debug, Args)]
+pub struct BreakArgs {
+    /// Only bugs whose name contains this
+    filter: Option<String>,
+    /// Seeds to try for each bug
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// Name the bugs and exit
+    #[arg(long)]
+    list: bool,
+}
+
+pub fn run(args: BreakArgs) -> Outcome<()> {
+    if args.list {
+        BUGS.iter().for_each(|bug| println!("{:<50} {}", bug.name, bug.thought));
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace lies above xtask")?;
+    let started = Instant::now();
+    copy(root)?;
+    let test = build(root)?;
+    println!("copy with {} bugs built in {:.0} s", BUGS.len(), started.elapsed().as_secs_f64());
+    if let Verdict::Caught(how) = simulate(&test, None, args.seeds)? {
+        return Err(format!("the simulation fails with no bug switched on: {how}").into());
+    }
+    let chosen: Vec<_> = BUGS.iter().filter(|b| args.filter.as_ref().is_none_or(|f| b.name.contains(f))).collect();
+    let mut survivors = Vec::new();
+    for bug in &chosen {
+        let begun = Instant::now();
+        match simulate(&test, Some(bug), args.seeds)? {
+            Verdict::Caught(how) => {
+                println!("caught   {:<46} {:>5.1} s  {how}", bug.name, begun.elapsed().as_secs_f64())
+            }
+            Verdict::Survived => {
+                println!("SURVIVED {:<46} {:>5.1} s  \"{}\"", bug.name, begun.elapsed().as_secs_f64(), bug.thought);
+                survivors.push(bug.name);
+            }
+        }
+    }
+    println!(
+        "{} of {} caught in {:.0} s",
+        chosen.len() - survivors.len(),
+        chosen.len(),
+        started.elapsed().as_secs_f64()
+    );
+    if survivors.is_empty() { Ok(()) } else { Err(format!("not caught: {}", survivors.join(", ")).into()) }
+}
+
+/// Writes the patched copy. Other paths below its root than in the workspace: cargo names artifacts by them, so both can
+/// share one target directory and the dependencies in it.
+fn copy(root: &Path) -> Outcome<()> {
+    let base = base(root);
+    let mut wanted = Vec::new();
+    for folder in CRATES {
+        let mut files = Vec::new();
+        list(&root.join(folder), &mut files)?;
+        for file in files {
+            let relative = file.strip_prefix(root)?.to_path_buf();
+            // without its binary, so that the real one next to it is not overwritten
+            if !relative.ends_with("crates/tailwater/src/main.rs") {
+                let content = patched(&relative, fs::read(&file)?)?;
+                let target = base.join("broken").join(&relative);
+                write_if_new(&target, &content)?;
+                wanted.push(target);
+            }
+        }
+    }
+    let mut present = Vec::new();
+    list(&base.join("broken"), &mut present)?;
+    for stale in present.iter().filter(|path| !wanted.contains(path)) {
+        fs::remove_file(stale)?;
+    }
+    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    let members = manifest.lines().find(|line| line.starts_with("members")).ok_or("the workspace has members")?;
+    let ours: Vec<_> = CRATES.iter().map(|folder| format!("\"{folder}\"")).collect();
+    let manifest =
+        manifest.replace(members, &format!("members = [{}]", ours.join(", "))).replace("\"crates/", "\"broken/crates/");
+    write_if_new(&base.join("Cargo.toml"), manifest.as_bytes())?;
+    if !base.join("Cargo.lock").exists() {
+        fs::copy(root.join("Cargo.lock"), base.join("Cargo.lock"))?;
+    }
+    Ok(())
+}
+
+fn base(root: &Path) -> PathBuf {
+    root.join("target/break")
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome<()> {
+    if folder.exists() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => list(&entry.path(), files)?,
+                false => files.push(entry.path()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An unchanged file keeps its time, or all is built again.
+fn write_if_new(path: &Path, content: &[u8]) -> Outcome<()> {
+    if fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
+    fs::create_dir_all(path.parent().ok_or("a file lies in a folder")?)?;
+    Ok(fs::write(path, content)?)
+}
+
+fn patched(file: &Path, content: Vec<u8>) -> Outcome<Vec<u8>> {
+    let edits = || BUGS.iter().flat_map(|bug| bug.edits.iter().map(move |edit| (bug, edit)));
+    let mut edits = edits().filter(|(_, edit)| Path::new(edit.file) == file).peekable();
+    let core = file.starts_with(CRATES[0]);
+    if file == Path::new("crates/tailwater-core/src/lib.rs") {
+        return Ok([content, SWITCHBOARD.replace("SWITCH", SWITCH).into_bytes()].concat());
+    }
+    if edits.peek().is_none() {
+        return Ok(content);
+    }
+    let mut text = String::from_utf8(content)?;
+    for (bug, edit) in edits {
+        let switch = format!("{}::broken(\"{}\")", if core { "crate" } else { "tailwater_core" }, bug.name);
+        let found = text.matches(edit.find).count();
+        if found != 1 {
+            let place = file.display();
+            return Err(format!("bug {}: its text occurs {found} times in {place}:\n{}", bug.name, edit.find).into());
+        }
+        text = text.replace(edit.find, &edit.replace.replace("broken!()", &switch));
+    }
+    Ok(text.into_bytes())
+}
+
+const SWITCHBOARD: &str = r#"
+/// Whether this bug is switched on.
+pub fn broken(name: &str) -> bool {
+    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    CHOSEN.get_or_init(|| std::env::var("SWITCH").ok()).as_deref() == Some(name)
+}
+"#;
+
+/// Builds the copy's simulation and says where it is.
+fn build(root: &Path) -> Outcome<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--offline", "--quiet", "-p", "tailwater", "--test", "simulation", "--no-run"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .current_dir(base(root))
+        .env("CARGO_TARGET_DIR", root.join("target"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err("the patched copy does not build".into());
+    }
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let simulation = message["target"]["name"] == "simulation";
+        if let Some(path) = message["executable"].as_str().filter(|_| simulation) {
+            return Ok(path.into());
+        }
+    }
+    Err("cargo names no test binary".into())
+}
+
+enum Verdict {
+    Caught(String),
+    Survived,
+}
+
+fn simulate(test: &Path, bug: Option<&Bug>, seeds: u64) -> Outcome<Verdict> {
+    let mut command = Command::new(test);
+    command.args([TEST, "--exact", "--nocapture"]).env("TAILWATER_SEEDS", seeds.to_string()).env("RUST_BACKTRACE", "0");
+    command.env_remove("TAILWATER_SEED").env_remove(SWITCH);
+    if let Some(bug) = bug {
+        command.env(SWITCH, bug.name);
+    }
+    let story = tempfile::tempfile()?;
+    let mut child = command.stdout(Stdio::null()).stderr(story.try_clone()?).spawn()?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if begun.elapsed() > LIMIT {
+            child.kill()?;
+            child.wait()?;
+            return Err(format!("bug {}: no end after {LIMIT:?}", bug.map_or("none", |bug| bug.name)).into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    if status.success() {
+        return Ok(Verdict::Survived);
+    }
+    let mut story_text = String::new();
+    let mut story = story;
+    std::io::Seek::rewind(&mut story)?;
+    std::io::Read::read_to_string(&mut story, &mut story_text)?;
+    let how = story_text.lines().find(|line| line.starts_with("seed ")).unwrap_or("without a story");
+    Ok(Verdict::Caught(how.to_owned()))
+}
