@@ -62,6 +62,8 @@ pub struct Pipeline {
     /// Settled contiguously, to be saved next.
     safe: Option<Position>,
     saved: Option<Position>,
+    /// Saved, and the source could not be told yet.
+    unconfirmed: Option<Position>,
     /// A lane held at a refused event when the order to stop came.
     held: bool,
 }
@@ -100,6 +102,7 @@ impl Pipeline {
             lanes,
             safe: None,
             saved: None,
+            unconfirmed: None,
             held: false,
         }
     }
@@ -154,6 +157,7 @@ impl Pipeline {
         stop: &CancellationToken,
     ) -> Result<Ended, Failure> {
         let checkpoints = self.checkpoints.clone();
+        self.unconfirmed = None; // a source confirms by itself what it was opened with
         let mut tick = interval(self.delivery.confirm_interval.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut saving: Option<BoxFuture<'static, (Position, Result<(), Failure>)>> = None;
@@ -192,8 +196,11 @@ impl Pipeline {
                     return Ok(Ended::Stopped);
                 }
                 // 5. save what is settled: on the tick, or with the last of a drain
-                _ = tick.tick(), if saving.is_none() && self.safe.is_some() && !last => {
+                _ = tick.tick(), if saving.is_none() && (self.safe.is_some() || self.unconfirmed.is_some()) && !last => {
                     saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
+                    if saving.is_none() {
+                        self.confirm(confirm.as_ref()).await?;
+                    }
                 }
                 _ = std::future::ready(()), if saving.is_none() && self.safe.is_some() && last => {
                     saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
@@ -268,20 +275,28 @@ impl Pipeline {
             Ok(()) => {
                 self.saved = Some(position.clone());
                 self.status.set_saved(position.clone());
-                match confirm.confirm(&position).await {
-                    Err(failure) if failure.is_fatal() => Err(failure),
-                    Err(failure) => {
-                        tracing::warn!(error = %failure, "confirm later: the position is saved");
-                        Ok(())
-                    }
-                    Ok(()) => Ok(()),
-                }
+                self.unconfirmed = Some(position);
+                self.confirm(confirm).await
             }
             Err(failure) if failure.is_fatal() => Err(failure),
             Err(failure) => {
                 tracing::warn!(error = %failure, "save the position again; nothing is confirmed meanwhile");
                 self.safe.get_or_insert(position);
                 sleep(REOPEN_FIRST).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the source what is saved; what it cannot take now is offered again on the tick.
+    async fn confirm(&mut self, confirm: &dyn Confirm) -> Result<(), Failure> {
+        let Some(position) = self.unconfirmed.take() else { return Ok(()) };
+        match confirm.confirm(&position).await {
+            Ok(()) => Ok(()),
+            Err(failure) if failure.is_fatal() => Err(failure),
+            Err(failure) => {
+                tracing::warn!(error = %failure, "confirm later: the position is saved");
+                self.unconfirmed = Some(position);
                 Ok(())
             }
         }

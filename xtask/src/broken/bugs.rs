@@ -23,7 +23,8 @@ const PIPELINE: &str = "crates/tailwater/src/pipeline.rs";
 const LANES: &str = "crates/tailwater/src/lanes.rs";
 const WINDOW: &str = "crates/tailwater/src/sinks/rabbitmq/window.rs";
 
-const ON_TICK: &str = "_ = tick.tick(), if saving.is_none() && self.safe.is_some() && !last => {";
+const SAVE_ON_TICK: &str = "saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
+                    if saving.is_none() {";
 const OPEN_ENTRY: &str = "let entry = self.ledger.open(batch.upto, plan.messages, bytes);";
 const DEADLINE: &str = "deadline = Some(Instant::now() + self.delivery.drain_timeout);";
 const SESSION: &str = "self.pushed = self.settled;\n        self.base = self.settled;";
@@ -35,9 +36,12 @@ pub const BUGS: &[Bug] = &[
         thought: "the save will surely work out",
         edits: &[Edit {
             file: PIPELINE,
-            find: ON_TICK,
-            replace: "_ = tick.tick(), if saving.is_none() && self.safe.is_some() && !last => {
-                    if broken!() { drop(confirm.confirm(self.safe.as_ref().expect(\"guarded\")).await); }",
+            find: SAVE_ON_TICK,
+            replace: "if let Some(position) = self.safe.as_ref().filter(|_| broken!()) {
+                        drop(confirm.confirm(position).await);
+                    }
+                    saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
+                    if saving.is_none() {",
         }],
     },
     Bug {
