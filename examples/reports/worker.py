@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pika
 import psycopg2
@@ -22,6 +23,10 @@ QUEUE = os.environ.get("QUEUE", "report-service")
 SOURCE = "report-service"  # who numbered the event: the inbox's key is (source, id)
 
 db = psycopg2.connect(os.environ.get("DATABASE_URL", ""))
+
+
+class NotVisible(Exception):
+    """The message may arrive before the transaction that wrote its row is visible to other sessions."""
 
 
 def has_been_processed(cursor, idempotency_key):
@@ -43,7 +48,7 @@ def generate_report(cursor, idempotency_key, payload):
         raise ValueError("there is no user with this id")
     cursor.execute("UPDATE report SET status = 'done', finished_at = now() WHERE id = %s", (report_id,))
     if cursor.rowcount == 0:
-        raise ValueError("there is no report with this id")
+        raise NotVisible("there is no report with this id")
     cursor.execute(
         """SELECT to_char(happened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), action, detail FROM activity
            WHERE user_id = %(user)s
@@ -85,13 +90,17 @@ def process(event):
 
 
 def process_once(event):
-    """As `process`, also when another worker is at the same event: one of the two is rolled back, and looks again."""
-    for attempt in range(3):
+    """As `process`, with patience: another worker may be at the same event (one of the two is rolled back and looks
+    again), and the report's row may not be visible yet."""
+    pause = 0.02
+    while True:
         try:
             return process(event)
-        except (psycopg2.errors.UniqueViolation, psycopg2.extensions.TransactionRollbackError):
-            if attempt == 2:
+        except (NotVisible, psycopg2.errors.UniqueViolation, psycopg2.extensions.TransactionRollbackError):
+            if pause > 2:
                 raise
+        time.sleep(pause)
+        pause *= 2
 
 
 def mark_as_failed(event):

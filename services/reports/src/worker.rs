@@ -30,12 +30,18 @@ pub struct Options {
     pub prefetch: u16,
 }
 
+/// The last pause before a report without a row is given up; all pauses together are twice that.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Why a message was not handled.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// This message will never work: to the dead letters with it.
     #[error("the message cannot be handled: {0}")]
     Poison(String),
+    /// The report's row is not visible, or not there. Never leaves this module.
+    #[error("there is no report with this id yet")]
+    NotYet,
     /// Nothing is wrong with the message: try it again.
     #[error("the database is not available: {0}")]
     Away(String),
@@ -47,6 +53,7 @@ pub async fn run(pool: Pool, options: Options, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let started = std::time::Instant::now();
         match consume(&pool, &options, &stop).await {
+            Ok(()) if stop.is_cancelled() => return,
             Ok(()) => tracing::info!("the broker closed the consumer"),
             Err(error) => tracing::warn!(%error, "broker connection lost"),
         }
@@ -97,8 +104,8 @@ async fn settle(pool: &Pool, delivery: &Delivery, stop: &CancellationToken) -> R
                 delivery.nack(BasicNackOptions { requeue: false, multiple: false }).await?;
                 return Ok(());
             }
-            Err(Failure::Away(reason)) => {
-                tracing::warn!(reason, "waiting for the database");
+            Err(failure @ (Failure::Away(_) | Failure::NotYet)) => {
+                tracing::warn!(reason = %failure, "waiting for the database");
                 pause(wait, stop).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
@@ -123,13 +130,30 @@ pub async fn handle(pool: &Pool, body: &[u8]) -> Result<Once<i32>, Failure> {
     outcome
 }
 
+/// As [`attempt`], with patience for a row that is not visible yet: the log can be decoded, published and delivered before
+/// the committing session has made its transaction visible to others (T46), much before with synchronous replication.
 async fn once(pool: &Pool, event: &ReportEvent) -> Result<Once<i32>, Failure> {
+    let mut wait = Duration::from_millis(20);
+    loop {
+        match attempt(pool, event).await {
+            Err(Failure::NotYet) if wait < VISIBLE_WITHIN => {
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            Err(Failure::NotYet) => return Err(Failure::Poison("there is no report with this id".into())),
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn attempt(pool: &Pool, event: &ReportEvent) -> Result<Once<i32>, Failure> {
     let mut client = pool.get().await.map_err(|e| Failure::Away(e.to_string()))?;
     let mut tx = client.transaction().await.map_err(|e| classify(&e))?;
     let outcome =
         inbox::once(&mut tx, INBOX_SOURCE, &event.idempotency_key, async |tx| export::build(tx, event).await).await;
     let outcome = outcome.map_err(|e| match e {
         inbox::Error::Database(e) | inbox::Error::Handler(export::Error::Database(e)) => classify(&e),
+        inbox::Error::Handler(export::Error::NoSuchReport) => Failure::NotYet,
         inbox::Error::Handler(e) => Failure::Poison(e.to_string()),
     })?;
     tx.commit().await.map_err(|e| classify(&e))?;

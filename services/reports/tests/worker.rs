@@ -126,3 +126,56 @@ async fn a_poison_message_ends_in_the_dead_letters_whichever_worker_has_it() {
         until_depth(&channel, "report-service", 0).await;
     }
 }
+
+/// T46: the event is delivered before its transaction is visible; both workers wait for the row.
+#[tokio::test]
+async fn a_message_that_is_faster_than_its_own_commit_is_not_poison() {
+    for python in [true, false] {
+        let (name, pool) = database().await;
+        let amqp = broker().await;
+        let url = testbed::shared_postgres().await.url(&name);
+        let (_connection, channel) = channel(&amqp).await;
+        let _worker = if python { python_worker(&url, &amqp) } else { rust_worker(&url, &amqp) };
+        let mut client = pool.get().await.unwrap();
+        let tx = client.transaction().await.unwrap();
+        let id = Uuid::now_v7();
+        let insert = "INSERT INTO report (id, idempotency_key, user_id) VALUES ($1, 'key', 1)";
+        tx.execute(insert, &[&id]).await.unwrap();
+        publish(&channel, body(id, 1, "key").to_string().as_bytes()).await;
+        // Until the worker has looked for the row, and not found it: its transaction was rolled back.
+        let database: &str = &name;
+        testbed::eventually(LIMIT, || async {
+            let sql = "SELECT sum(xact_rollback)::bigint FROM pg_stat_database WHERE datname = $1";
+            let rollbacks: i64 = pool.get().await.unwrap().query_one(sql, &[&database]).await.unwrap().get(0);
+            testbed::note(rollbacks);
+            (rollbacks > 0 && depth(&channel, "report-service").await == 0).then_some(())
+        })
+        .await;
+        tx.commit().await.unwrap();
+        until_count(&pool, "report WHERE status = 'done'", 1).await;
+        assert_eq!(depth(&channel, "report-service-dlq").await, 0);
+    }
+}
+
+/// SIGTERM: the worker ends by itself, with exit code 0, and leaves nothing half done.
+#[tokio::test]
+async fn a_stopped_worker_leaves_the_rest_in_the_queue_and_loses_nothing() {
+    let (name, pool) = database().await;
+    let amqp = broker().await;
+    let url = testbed::shared_postgres().await.url(&name);
+    let (_connection, channel) = channel(&amqp).await;
+    for n in 0..50 {
+        let (_, body) = requested(&pool, 1, &format!("key-{n}")).await;
+        publish(&channel, body.to_string().as_bytes()).await;
+    }
+    let mut worker = rust_worker(&url, &amqp);
+    testbed::eventually(LIMIT, || async { (count(&pool, "inbox").await > 5).then_some(()) }).await;
+    let pid = worker.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    let status = tokio::time::timeout(LIMIT, worker.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    let done = count(&pool, "inbox").await;
+    until_depth(&channel, "report-service", u32::try_from(50 - done).unwrap()).await;
+    let _worker = rust_worker(&url, &amqp);
+    until_count(&pool, "mail", 50).await;
+}
