@@ -1,6 +1,11 @@
 //! Conformance of the PostgreSQL source against real servers: seam rules S1–S5, O1–O2, C1–C3, and the traps it must not
 //! fall into.
 
+mod changes;
+mod connect;
+mod gap;
 mod harness;
+mod shutdown;
 mod snapshot;
+mod standby;
 mod stream;

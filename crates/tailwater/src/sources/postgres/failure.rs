@@ -58,6 +58,10 @@ impl From<tokio_postgres::Error> for Error {
                 detail: db.detail().map(str::to_owned),
                 hint: db.hint().map(str::to_owned),
             })),
+            // The client has no other way to tell it.
+            None if std::error::Error::source(&error).is_some_and(|cause| cause.to_string() == "password missing") => {
+                Error::NoPassword
+            }
             None => Error::Sql(error),
         }
     }
