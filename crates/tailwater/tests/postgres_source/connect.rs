@@ -21,7 +21,7 @@ async fn refused(outbox: &mut Outbox, connection: Connection) -> String {
     outbox.config.connection = connection;
     let stream = outbox.try_open(None).await.err().expect("must be refused");
     assert!(stream.is_fatal(), "{stream}");
-    let session = sql(&outbox.config.connection).await.err().expect("must be refused");
+    let session = sql(&outbox.config.connection).await.expect_err("must be refused");
     assert!(session.is_fatal(), "{session}");
     stream.to_string()
 }
