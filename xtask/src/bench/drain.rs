@@ -32,7 +32,8 @@ pub async fn run(
          set synchronous_commit = off"
         .into())
     .await?;
-    sql("select pg_create_logical_replication_slot('base', 'pgoutput')".into()).await?;
+    let base = testbed::unique("base").replace('-', "_");
+    sql(format!("select pg_create_logical_replication_slot('{base}', 'pgoutput')")).await?;
     eprintln!("write {rows} rows, {per_transaction} per transaction …");
     let filler = "x".repeat(220);
     sql(format!(
@@ -59,22 +60,37 @@ pub async fn run(
     let mut samples: Vec<Vec<Sample>> = names.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         for (index, _) in names.iter().enumerate() {
-            let slot = format!("r{round}_{index}");
-            sql(format!("select pg_copy_logical_replication_slot('base', '{slot}')")).await?;
+            let slot = format!("{base}_{round}_{index}");
+            sql(format!("select pg_copy_logical_replication_slot('{base}', '{slot}')")).await?;
             let sample = match index {
                 0 => recvlogical(bench, &database, &slot, &end, rows)?,
                 1 => to_stdout(bench, &database, &slot, rows)?,
                 n => to_queue(bench, &database, &slot, rows, &queues[(n - 2) / 2], n % 2 == 0).await?,
             };
             samples[index].push(sample);
-            sql(format!("select pg_drop_replication_slot('{slot}') from pg_replication_slots where slot_name = '{slot}' and not active")).await?;
+            drop_slot(&client, &slot).await?;
         }
     }
+    drop_slot(&client, &base).await?;
     for (name, samples) in names.iter().zip(&samples) {
         let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field).collect());
         println!("{name:<34} {:>10.0} {:>12.1} {:>10.1}", of(|s| s.per_second), of(|s| s.cpu_us), of(|s| s.peak_mib));
     }
     Ok(())
+}
+
+/// The program that held it was killed: the server may need a moment to notice.
+async fn drop_slot(client: &tokio_postgres::Client, slot: &str) -> Result<(), String> {
+    for _ in 0..100 {
+        let sql = format!("select pg_drop_replication_slot('{slot}')");
+        match client.batch_execute(&sql).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) => {}
+            Err(error) => return Err(format!("{sql}: {error}")),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(format!("slot {slot} stays in use"))
 }
 
 fn sample(rows: usize, elapsed: Duration, cpu_seconds: f64, peak_mib: f64) -> Sample {

@@ -67,14 +67,15 @@ pub async fn run(bench: &Bench, kind: &str, rate: u32, seconds: u32) -> Result<(
         )
         .await
         .map_err(|error| error.to_string())?;
+    let slot = testbed::unique("latency").replace('-', "_");
     client
-        .batch_execute("select pg_create_logical_replication_slot('latency', 'pgoutput')")
+        .batch_execute(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"))
         .await
         .map_err(|error| error.to_string())?;
     let name = testbed::unique("latency");
     let queue = Queue::declare(bench, &name, kind).await?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let config = bench.config(directory.path(), &database, "latency", &bench.rabbit_sink(&name));
+    let config = bench.config(directory.path(), &database, &slot, &bench.rabbit_sink(&name));
     let process = Measured::spawn(
         Command::new(&bench.programs.tailwater).args(["run", "--log-level", "error", "--config"]).arg(&config),
     )?;
