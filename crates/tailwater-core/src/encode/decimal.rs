@@ -52,18 +52,17 @@ impl Decimal {
 
     /// Big-endian two's complement, as short as it can be.
     pub fn unscaled(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = vec![0];
-        for digit in self.digits.bytes() {
-            let mut carry = u32::from(digit - b'0');
-            for byte in &mut bytes {
-                carry += u32::from(*byte) * 10;
-                *byte = carry as u8;
-                carry >>= 8;
+        let mut limbs: Vec<u32> = Vec::new();
+        for chunk in self.digits.as_bytes().chunks(9) {
+            let mut carry = chunk.iter().fold(0u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+            for limb in &mut limbs {
+                carry += u64::from(*limb) * 10u64.pow(chunk.len() as u32);
+                *limb = carry as u32;
+                carry >>= 32;
             }
-            if carry > 0 {
-                bytes.push(carry as u8);
-            }
+            limbs.push(carry as u32);
         }
+        let mut bytes: Vec<u8> = limbs.iter().flat_map(|limb| limb.to_le_bytes()).collect();
         bytes.push(0);
         if self.negative {
             let mut carry = true;

@@ -70,6 +70,12 @@ pub fn is_value(text: &[u8]) -> bool {
     scan.document().is_some() && scan.at == text.len()
 }
 
+/// Whether `text` is exactly one JSON number.
+pub fn is_number(text: &[u8]) -> bool {
+    let mut scan = Scan { text, at: 0 };
+    scan.number().is_some() && scan.at == text.len()
+}
+
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,

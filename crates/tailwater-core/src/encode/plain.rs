@@ -3,7 +3,7 @@
 //! JSON is what `to_jsonb` of PostgreSQL gives, except that bytea is base64: numbers keep every digit, dates are ISO 8601,
 //! json and jsonb are spliced as the server wrote them. What has no JSON number (NaN, infinity) is a string.
 
-use super::json::{Escapes, write_string};
+use super::json::{Escapes, is_number, write_string};
 use super::kind::Kind;
 use crate::{HeaderValue, Value};
 use base64::Engine;
@@ -50,7 +50,9 @@ pub fn write_json(out: &mut Vec<u8>, kind: Kind, value: &Value) -> Result<(), Va
     match kind {
         Kind::Json => out.extend_from_slice(text.as_bytes()),
         Kind::Bool => out.extend_from_slice(if text == "t" { b"true" } else { b"false" }),
-        Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Float4 | Kind::Float8 | Kind::Numeric if is_number(text) => {
+        Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Float4 | Kind::Float8 | Kind::Numeric
+            if is_number(text.as_bytes()) =>
+        {
             out.extend_from_slice(text.as_bytes());
         }
         Kind::Bytea => write_base64(out, &hex(text)?),
@@ -74,7 +76,7 @@ pub fn header(kind: Kind, value: &Value) -> Result<HeaderValue, ValueError> {
     let typed = match kind {
         Kind::Bool => Some(HeaderValue::Bool(text == "t")),
         Kind::Int2 | Kind::Int4 | Kind::Int8 => text.parse().ok().map(HeaderValue::Int),
-        Kind::Float4 | Kind::Float8 if is_number(text) => text.parse().ok().map(HeaderValue::Float),
+        Kind::Float4 | Kind::Float8 if is_number(text.as_bytes()) => text.parse().ok().map(HeaderValue::Float),
         Kind::Bytea => Some(HeaderValue::Bytes(hex(text)?.into())),
         Kind::Timestamp | Kind::TimestampTz => {
             Some(HeaderValue::Text(Bytes::from(iso_8601(text).into_owned().into_bytes())))
@@ -101,11 +103,6 @@ pub fn hex(text: &str) -> Result<Vec<u8>, ValueError> {
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(ValueError::NotHex);
     pairs.iter().map(|[high, low]| Ok((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
-}
-
-/// Whether the text of a number type is a JSON number too (NaN and the infinities are not).
-pub fn is_number(text: &str) -> bool {
-    text.bytes().next_back().is_some_and(|last| last.is_ascii_digit())
 }
 
 /// `2024-05-01 10:00:00.5+02` → `2024-05-01T10:00:00.5+02:00`; `+00` → `Z`. Years BC and infinity stay as they are.

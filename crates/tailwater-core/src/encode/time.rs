@@ -89,9 +89,9 @@ pub fn split_zone(clock: &str) -> Option<(&str, i64)> {
     Some((clock, if zone.starts_with('-') { -seconds } else { seconds }))
 }
 
-/// Digits only: no sign, at most 18 of them.
+/// Digits only: no sign, at most 9 of them, so that no sum of them overflows.
 fn number(text: &str) -> Option<i64> {
-    (!text.is_empty() && text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+    (!text.is_empty() && text.len() <= 9 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]

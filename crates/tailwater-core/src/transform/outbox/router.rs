@@ -79,7 +79,7 @@ pub struct OutboxRouter {
 struct Table {
     relation: Arc<Relation>,
     captured: bool,
-    columns: Result<Columns, String>,
+    columns: Arc<Result<Columns, String>>,
 }
 
 /// So many event types are remembered; then all are forgotten and it starts anew.
@@ -126,7 +126,12 @@ impl OutboxRouter {
             return Arc::clone(last);
         }
         let table = match self.tables.get(&relation.oid) {
-            Some(known) if known.relation == *relation => Arc::clone(known),
+            // The same description in a new stream: from now on this one is recognized by its address.
+            Some(known) if known.relation == *relation => Arc::new(Table {
+                relation: Arc::clone(relation),
+                captured: known.captured,
+                columns: Arc::clone(&known.columns),
+            }),
             _ => Arc::new(self.describe(relation)),
         };
         self.tables.insert(relation.oid, Arc::clone(&table));
@@ -149,13 +154,13 @@ impl OutboxRouter {
                 OnUpdate::Fatal => {
                     return rejected(
                         change,
-                        table.columns.as_ref().ok(),
+                        (*table.columns).as_ref().ok(),
                         "an outbox row was updated, and on_update = \"fatal\" forbids it".into(),
                     );
                 }
             },
         }
-        let columns = match &table.columns {
+        let columns = match &*table.columns {
             Ok(columns) => columns,
             Err(reason) => return rejected(change, None, reason.clone()),
         };
@@ -180,7 +185,7 @@ impl OutboxRouter {
                 relation.schema, relation.name, self.options.key_column
             ));
         }
-        Table { relation: Arc::clone(relation), captured, columns }
+        Table { relation: Arc::clone(relation), captured, columns: Arc::new(columns) }
     }
 
     fn notice(&mut self, text: String) {
