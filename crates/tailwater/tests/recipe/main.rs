@@ -253,3 +253,39 @@ async fn old_rows_can_be_deleted_with_a_publication_of_inserts_only() {
     let refused = world.db.execute("DELETE FROM outbox", &[]).await.unwrap_err();
     assert!(refused.as_db_error().unwrap().message().contains("publishes deletes"), "{refused}");
 }
+
+/// `init` makes table, publication, role and grants from the properties file alone; what is delivered can then be pruned,
+/// although the table has no primary key.
+#[tokio::test]
+async fn init_makes_what_the_recipe_needs_and_prune_deletes_what_is_delivered() {
+    let world = World::without_outbox().await;
+    let init = world.admin(&["init", "--yes"]);
+    assert!(init.status.success(), "{}{}", text(&init.stdout), text(&init.stderr));
+    world.add_service().await;
+    world.ask("key-1", 1).await;
+    let _relay = world.relay(&world.at_home(PROPERTIES)).await;
+    world.ask("key-2", 2).await;
+    let messages = world.rabbit.take("report-service", 2, LIMIT).await;
+    assert_eq!(messages.iter().map(|m| m.json()["idempotency_key"].clone()).collect::<Vec<_>>(), ["key-1", "key-2"]);
+    let prune = world.admin(&["prune", "--older-than", "0s"]);
+    assert!(prune.status.success(), "{}{}", text(&prune.stdout), text(&prune.stderr));
+    assert_eq!(world.count("outbox").await, 0);
+}
+
+/// A publication by the letter of the recipe is found by `init`, which says how to mend it and leaves it alone.
+#[tokio::test]
+async fn init_finds_a_publication_that_publishes_deletes() {
+    let world = World::new(false).await;
+    world
+        .db
+        .batch_execute("DROP PUBLICATION outbox_pub; CREATE PUBLICATION outbox_pub FOR TABLE outbox")
+        .await
+        .unwrap();
+    let init = world.admin(&["init", "--dry-run"]);
+    let said = text(&init.stdout) + &text(&init.stderr);
+    assert!(said.contains("ALTER PUBLICATION") && said.contains("'insert'"), "{said}");
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 use testbed::{Child, Postgres, Rabbit, RabbitMq, WorkDir};
 use tokio::sync::{Mutex, MutexGuard};
@@ -30,27 +30,51 @@ pub fn example(name: &str) -> PathBuf {
 }
 
 impl World {
-    /// The outbox with or without an `id` column; ten users; the topology as it was meant.
+    /// The outbox with or without an `id` column, by the example's schema; ten users.
     pub async fn new(with_id: bool) -> World {
+        let world = World::without_outbox().await;
+        let more: &[&str] = if with_id { &["-v", "with_id=1"] } else { &[] };
+        world.psql(&example("schema.sql"), more);
+        world.psql(&example("schema.sql"), more); // may run again
+        world.add_service().await;
+        world
+    }
+
+    /// An empty database; the topology as it was meant.
+    pub async fn without_outbox() -> World {
         let alone = ONE_AT_A_TIME.lock().await;
         let (pg, mq) = (testbed::shared_postgres().await, testbed::shared_rabbitmq().await);
         let database = pg.database("recipe").await;
-        let schema = example("schema.sql");
-        psql(pg, &database, &schema, if with_id { &["-v", "with_id=1"] } else { &[] });
-        psql(pg, &database, &schema, if with_id { &["-v", "with_id=1"] } else { &[] }); // may run again
-        psql(pg, &database, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services/reports/src/schema.sql"), &[]);
         let db = pg.client(&database).await;
-        db.batch_execute(
-            "INSERT INTO account SELECT n, 'user' || n || '@example.com' FROM generate_series(1, 10) n;
-             INSERT INTO activity SELECT n, '2026-01-01Z', 'signed in', 'item ' || n FROM generate_series(1, 10) n",
-        )
-        .await
-        .unwrap();
         drop_slot(&db).await;
         let rabbit = Rabbit::connect(mq).await;
         clear(mq, &rabbit).await;
         import(mq, &example("rabbitmq/definitions.json")).await;
         World { pg, mq, rabbit, db, database, dir: WorkDir::new(), _alone: alone }
+    }
+
+    /// The report service's own tables, and ten users.
+    pub async fn add_service(&self) {
+        self.psql(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services/reports/src/schema.sql"), &[]);
+        let users = "INSERT INTO account SELECT n, 'user' || n || '@example.com' FROM generate_series(1, 10) n;
+             INSERT INTO activity SELECT n, '2026-01-01Z', 'signed in', 'item ' || n FROM generate_series(1, 10) n";
+        self.db.batch_execute(users).await.unwrap();
+    }
+
+    /// Runs an SQL file as the superuser.
+    fn psql(&self, file: &Path, more: &[&str]) {
+        let mut psql = Command::new(testbed::postgres_program("psql"));
+        psql.args(["-X", "-q", "-d", &self.pg.url(&self.database), "-f"]).arg(file).args(more);
+        let output = psql.output().expect("psql (apt-get install postgresql-client)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A command of the owner's, such as `init --yes`, on the properties file.
+    pub fn admin(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+        command.args(args).arg("--config").arg(self.at_home("application.properties"));
+        command.arg("--state-dir").arg(self.dir.path().join("state"));
+        command.env("TAILWATER_ADMIN_URL", self.pg.url(&self.database)).output().unwrap()
     }
 
     /// A file of the examples with this world's host, port and database name in it, and nothing else changed.
@@ -149,13 +173,6 @@ impl World {
         })
         .await;
     }
-}
-
-/// Runs an SQL file as the superuser.
-fn psql(pg: &Postgres, database: &str, file: &Path, more: &[&str]) {
-    let output = Command::new("psql").args(["-X", "-q", "-d", &pg.url(database), "-f"]).arg(file).args(more).output();
-    let output = output.expect("psql (apt-get install postgresql-client)");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 async fn drop_slot(db: &Client) {
