@@ -1,6 +1,7 @@
 //! When events may be missing the source stops and says so; it never recreates anything.
 
 use crate::harness::{Outbox, PATIENCE, expected, values};
+use std::os::unix::fs::MetadataExt;
 use tailwater::metrics::State;
 use tailwater_core::{Failure, Position};
 use testbed::{Postgres, PostgresOptions, StopMode, eventually, shared_postgres};
@@ -75,6 +76,42 @@ async fn a_position_beyond_the_servers_end_is_refused() {
     let lsn = saved.as_str().split(' ').find(|field| field.starts_with("lsn=")).unwrap();
     let beyond = Position::new(saved.as_str().replace(lsn, "lsn=FFFF/0"));
     assert_gap(&refused(&outbox, Some(beyond)).await, "was set back");
+}
+
+/// T17 (a): a new timeline is no gap where everything published lies before the point of departure.
+#[tokio::test]
+async fn a_server_on_a_new_timeline_is_followed() {
+    let pg = Postgres::start().await;
+    let mut outbox = Outbox::with_slot(&pg).await;
+    let saved = saved_after(&outbox, 3).await;
+    outbox.insert(3..5).await;
+    // Recovery with nothing to restore ends in a new timeline, slots included.
+    pg.stop(StopMode::Fast).await;
+    let conf = pg.data_dir().join("testbed.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("{text}restore_command = 'false'\n")).unwrap();
+    let signal = pg.data_dir().join("recovery.signal");
+    std::fs::write(&signal, "").unwrap();
+    let owner = std::fs::metadata(pg.data_dir()).unwrap();
+    std::os::unix::fs::chown(&signal, Some(owner.uid()), Some(owner.gid())).unwrap();
+    pg.start_again().await;
+    eventually(PATIENCE, || async {
+        let client = pg.try_client(&outbox.database).await.ok()?;
+        let recovering: bool = client.query_one("select pg_is_in_recovery()", &[]).await.ok()?.get(0);
+        (!recovering).then_some(())
+    })
+    .await;
+    outbox.sql = pg.client(&outbox.database).await;
+    outbox.insert(5..6).await;
+    let mut source = outbox.open(Some(saved.clone())).await;
+    assert_eq!(values(&source.take(3).await), expected(3..6));
+    assert!(source.upto.as_ref().unwrap().as_str().contains("tl=2"), "{:?}", source.upto);
+    drop(source);
+    // Published beyond the point where timeline 1 was left: those transactions exist nowhere.
+    let end = outbox.wal_end().await;
+    let lsn = saved.as_str().split(' ').find(|field| field.starts_with("lsn=")).unwrap();
+    let beyond = Position::new(saved.as_str().replace(lsn, &format!("lsn={:X}/{:X}", end >> 32, end & 0xFFFF_FFFF)));
+    assert_gap(&refused(&outbox, Some(beyond)).await, "left timeline 1");
 }
 
 #[tokio::test]

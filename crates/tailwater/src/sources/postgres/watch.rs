@@ -18,6 +18,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// The session's end is noticed at once; this is how often we look whether the stream itself has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A session is replaced by a new one after this time: a server in smart shutdown waits for sessions, and tells only newcomers.
+const SESSION_AGE: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A stream that keeps up with a stopping server ends by itself within this time.
 const GRACE: Duration = Duration::from_millis(300);
@@ -29,7 +31,7 @@ pub(super) async fn run(opening: Opening) {
     while !opening.link.is_closing() {
         match timeout(ANSWER_LIMIT, session(&opening.target)).await {
             Ok(Ok((client, ended))) => match watch(&opening, client, ended).await {
-                Ok(()) => return,
+                Ok(()) => {}
                 Err(error) if is_shutdown(&error) => tracing::debug!("the SQL session was ended by the server"),
                 Err(error) => tracing::warn!(%error, "the SQL session that watches publication and slot broke; again"),
             },
@@ -50,16 +52,19 @@ async fn unreachable_server(opening: &Opening, error: &Error) {
 }
 
 async fn end(opening: &Opening, why: &'static str) {
-    sleep(GRACE).await;
+    if opening.link.unread_for() < GRACE {
+        sleep(GRACE).await;
+    }
     opening.link.fail(Error::Ended(why));
     opening.link.close_now();
 }
 
-/// One session; `Ok`: the stream closes.
+/// One session; `Ok`: the stream closes, or the session is old.
 async fn watch(opening: &Opening, client: Client, mut ended: JoinHandle<Option<Error>>) -> Result<(), Error> {
     let mut next_check = Instant::now();
+    let replace_at = next_check + SESSION_AGE;
     loop {
-        if opening.link.is_closing() {
+        if opening.link.is_closing() || Instant::now() >= replace_at {
             return Ok(());
         }
         if Instant::now() >= next_check {
