@@ -110,26 +110,38 @@ url = "{url}"
     }
 }
 
+/// Waits until the relay at `port` is in a state and ready. A first start is ready while it reads its snapshot, and the slot
+/// is not there yet.
+async fn until_state_is(port: u16, wanted: &str) -> serde_json::Value {
+    eventually(Duration::from_secs(60), || async {
+        let answer = http_get(port, "/api/v1/status", None).await.ok()?;
+        note(&answer);
+        let pipeline = answer.json()["pipelines"][0].clone();
+        (pipeline["state"] == wanted && pipeline["ready"] == true).then_some(pipeline)
+    })
+    .await
+}
+
 /// T48
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_peer_makes_it_not_ready_within_the_window_and_it_recovers_alone() {
     let (postgres, broker) = (Postgres::start().await, RabbitMq::start().await);
     let scene = Scene::new(&postgres, &broker, "frozen").await;
     let relay = scene.run("");
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    scene.until_ready_is(200, Duration::from_secs(60)).await;
 
     broker.freeze();
     let why = scene.until_ready_is(503, Duration::from_secs(5)).await;
     assert!(why.contains("the broker"), "{why}");
     assert_eq!(http_get(scene.port, "/health/live", None).await.unwrap().status, 200, "it lives all the same");
     broker.thaw();
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    scene.until_ready_is(200, Duration::from_secs(60)).await;
 
     postgres.freeze();
     let why = scene.until_ready_is(503, Duration::from_secs(5)).await;
     assert!(why.contains("the database"), "{why}");
     postgres.thaw();
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    scene.until_ready_is(200, Duration::from_secs(60)).await;
 
     scene.publish("report.requested", 3).await;
     let rabbit = Rabbit::connect(&broker).await;
@@ -153,7 +165,7 @@ async fn status_says_what_a_relay_does_and_what_is_known_when_none_runs() {
     assert!(err.contains("no relay answers here") && out.contains("does not exist yet"), "{out}{err}");
 
     let relay = scene.run("");
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    until_state_is(scene.port, "streaming").await;
     scene.publish("report.requested", 5).await;
     let report = eventually(Duration::from_secs(10), || async {
         let (code, out, err) = scene.tailwater(&["status", "--json"]).await;
@@ -190,28 +202,19 @@ async fn status_says_what_a_relay_does_and_what_is_known_when_none_runs() {
 async fn a_standby_is_ready_and_names_the_holder() {
     let scene = Scene::new(shared_postgres().await, shared_rabbitmq().await, "standby").await;
     let first = scene.run("");
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    until_state_is(scene.port, "streaming").await;
     let port = free_port();
     let state_dir = scene.dir.path().join("second").display().to_string();
     let listen = format!("http.listen=127.0.0.1:{port}");
     let _second = scene.run_with("", &["--set", &listen, "--state-dir", &state_dir]);
-    let status = |wanted: &'static str| async move {
-        eventually(Duration::from_secs(20), || async {
-            let answer = http_get(port, "/api/v1/status", None).await.ok()?;
-            note(&answer);
-            let pipeline = answer.json()["pipelines"][0].clone();
-            (pipeline["state"] == wanted && pipeline["ready"] == true).then_some(pipeline)
-        })
-        .await
-    };
-    let standby = status("standby").await;
+    let standby = until_state_is(port, "standby").await;
     assert!(standby["holder"].as_str().is_some_and(|holder| holder.contains("pid")), "{standby}");
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(400)).await; // for longer than the window
         assert_eq!(http_get(port, "/health/ready", None).await.unwrap().status, 200);
     }
     first.kill9();
-    status("streaming").await;
+    until_state_is(port, "streaming").await;
 }
 
 /// T49, with the relay itself: the schedule deletes what was delivered and keeps what is held up.
@@ -219,7 +222,7 @@ async fn a_standby_is_ready_and_names_the_holder() {
 async fn pruning_beside_the_relay_keeps_what_was_not_delivered() {
     let scene = Scene::new(shared_postgres().await, shared_rabbitmq().await, "scheduled").await;
     let relay = scene.run("[pipelines.main.prune]\nevery = \"1s\"\nolder_than = \"0s\"\nbatch = 7\n");
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    until_state_is(scene.port, "streaming").await;
     scene.publish("report.requested", 50).await;
     eventually(Duration::from_secs(15), || async { (scene.rows().await == 0).then_some(()) }).await;
 
@@ -242,7 +245,7 @@ async fn pruning_beside_the_relay_keeps_what_was_not_delivered() {
 async fn prune_on_the_command_line_counts_first_and_deletes_then() {
     let scene = Scene::new(shared_postgres().await, shared_rabbitmq().await, "pruned").await;
     let _relay = scene.run("");
-    scene.until_ready_is(200, Duration::from_secs(20)).await;
+    until_state_is(scene.port, "streaming").await;
     scene.publish("report.requested", 20).await;
     let (code, out, err) = scene.tailwater(&["prune"]).await;
     assert_eq!((code, out.contains("0 rows of public.outbox deleted: older than 1d")), (0, true), "{out}{err}");
