@@ -5,6 +5,7 @@ use super::source::{FakeCheckpoints, FakeDatabase, FakeRoute};
 use super::world::{Faults, Kind, Record, Setup, World};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,6 +48,22 @@ pub struct Summary {
     pub arrivals: usize,
     pub dead: usize,
     pub steps: u64,
+}
+
+impl Summary {
+    pub fn add(&mut self, other: &Summary) {
+        self.published += other.published;
+        self.arrivals += other.arrivals;
+        self.dead += other.dead;
+        self.steps += other.steps;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let twice = self.arrivals - self.published;
+        write!(f, "{} delivered, {twice} duplicates, {} dead letters", self.published, self.dead)
+    }
 }
 
 impl Plan {
@@ -103,6 +120,7 @@ impl Plan {
                 return;
             }
         }
+        world.lock().calm = self.calm_after.is_zero();
         self.process(world, None).await;
         if world.lock().fatal_injected {
             world.lock().calm = true;

@@ -33,13 +33,16 @@ pub struct FakeRoute(pub Arc<World>);
 impl Route for FakeRoute {
     fn apply(&mut self, change: &Change) -> Routed {
         let number = change.lsn as usize;
-        let record = self.0.lock().setup.log[number];
+        let (record, readable) = {
+            let state = self.0.lock();
+            (state.setup.log[number], state.reads_all())
+        };
         match record.kind {
             Kind::Filtered | Kind::Foreign => Routed::Filtered("not captured"),
-            Kind::Unreadable => {
+            Kind::Unreadable if !readable => {
                 Routed::Rejected { reason: "unreadable".into(), raw: Box::new(message(number, &record)) }
             }
-            Kind::Event | Kind::Unroutable | Kind::Poison => Routed::Message(message(number, &record)),
+            _ => Routed::Message(message(number, &record)),
         }
     }
 }
