@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{env, fs, thread};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -102,14 +102,17 @@ fn copy(root: &Path) -> Outcome<()> {
     let manifest =
         manifest.replace(members, &format!("members = [{}]", ours.join(", "))).replace("\"crates/", "\"broken/crates/");
     write_if_new(&base.join("Cargo.toml"), manifest.as_bytes())?;
-    if !base.join("Cargo.lock").exists() {
-        fs::copy(root.join("Cargo.lock"), base.join("Cargo.lock"))?;
-    }
+    // the same versions; cargo takes out what these crates do not need
+    fs::copy(root.join("Cargo.lock"), base.join("Cargo.lock"))?;
     Ok(())
 }
 
+fn target(root: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
 fn base(root: &Path) -> PathBuf {
-    root.join("target/break")
+    target(root).join("break")
 }
 
 fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome<()> {
@@ -171,7 +174,7 @@ fn build(root: &Path) -> Outcome<PathBuf> {
         .args(["test", "--offline", "--quiet", "-p", "tailwater", "--test", "simulation", "--no-run"])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(base(root))
-        .env("CARGO_TARGET_DIR", root.join("target"))
+        .env("CARGO_TARGET_DIR", target(root))
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
