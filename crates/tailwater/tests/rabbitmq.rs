@@ -1,6 +1,8 @@
 //! What RabbitMQ does beside taking messages: returning, refusing, filling up, closing, going away for a moment. Each test
 //! has an exchange and queues of its own in the shared node; what disturbs a whole node is in `rabbitmq_node.rs`.
 
+#![allow(clippy::unwrap_used)] // a panic here is a failed test, with its place
+
 mod sink_worlds;
 
 use lapin::options::ExchangeDeleteOptions;

@@ -1,6 +1,8 @@
 //! What a whole RabbitMQ node can do to a publisher: alarms, limits, a freeze, a stop, `kill -9`, TLS. One private node,
 //! one test at a time.
 
+#![allow(clippy::unwrap_used)] // a panic here is a failed test, with its place
+
 mod sink_worlds;
 
 use sink_worlds::{message, slices};

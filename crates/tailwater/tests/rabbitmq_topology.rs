@@ -1,5 +1,7 @@
 //! Topology against the real node: planned, looked at, made, and compared; with the management API and without.
 
+#![allow(clippy::unwrap_used)] // a panic here is a failed test, with its place
+
 use lapin::types::{AMQPValue, FieldTable};
 use std::sync::Arc;
 use std::time::Duration;
