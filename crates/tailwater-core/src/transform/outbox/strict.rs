@@ -90,7 +90,7 @@ impl OutboxRouter {
                 headers.push(name, header(&Datum::Text(text.clone()), format));
             }
         }
-        headers.push("Id", header(&strict_datum(fields, columns.id)?, format));
+        headers.push("id", header(&strict_datum(fields, columns.id)?, format));
         for (name, slot) in &columns.headers {
             headers.push(Arc::clone(name), header(&strict_datum(fields, *slot)?, format));
         }
