@@ -3,6 +3,7 @@
 //! Two dialects: [`plain`] is Tailwater's own (lossless, nothing parsed without need); [`strict`] gives what Debezium's
 //! converters give, byte for byte. Which one, and which column goes where, is the transforms' business.
 
+pub mod array;
 pub mod decimal;
 pub mod json;
 pub mod kind;

@@ -2,6 +2,7 @@
 //!
 //! Not here: any conversion. Types made by users (enums, domains, composites) have no fixed number; they are text.
 
+use super::array;
 use crate::Column;
 
 /// Kinds of PostgreSQL types that are written differently.
@@ -28,6 +29,8 @@ pub enum Kind {
     Timestamp,
     TimestampTz,
     Interval,
+    /// An array of a built-in type, with the type's number.
+    Array(u32),
 }
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             1560 | 1562 => Kind::Bit,
             1700 => Kind::Numeric,
             2950 => Kind::Uuid,
+            _ if array::item_oid(oid).is_some() => Kind::Array(oid),
             _ => Kind::Text,
         }
     }

@@ -1,8 +1,10 @@
 //! Tailwater's own dialect: values as a person would write them by hand, nothing lost, nothing parsed without need.
 //!
-//! JSON is what `to_jsonb` of PostgreSQL gives, except that bytea is base64: numbers keep every digit, dates are ISO 8601,
-//! json and jsonb are spliced as the server wrote them. What has no JSON number (NaN, infinity) is a string.
+//! JSON is much what `to_jsonb` of PostgreSQL gives: numbers keep every digit, dates are ISO 8601, arrays are arrays, json and
+//! jsonb are spliced as the server wrote them, what has no JSON number (NaN, infinity) is a string; but bytea is base64, and
+//! a composite stays text.
 
+use super::array::{self, Item};
 use super::json::{Escapes, is_number, write_string};
 use super::kind::Kind;
 use crate::{HeaderValue, Value};
@@ -47,6 +49,10 @@ pub fn write_json(out: &mut Vec<u8>, kind: Kind, value: &Value) -> Result<(), Va
         out.extend_from_slice(b"null");
         return Ok(());
     };
+    write_text(out, kind, text)
+}
+
+fn write_text(out: &mut Vec<u8>, kind: Kind, text: &str) -> Result<(), ValueError> {
     match kind {
         Kind::Json => out.extend_from_slice(text.as_bytes()),
         Kind::Bool => out.extend_from_slice(if text == "t" { b"true" } else { b"false" }),
@@ -57,8 +63,28 @@ pub fn write_json(out: &mut Vec<u8>, kind: Kind, value: &Value) -> Result<(), Va
         }
         Kind::Bytea => write_base64(out, &hex(text)?),
         Kind::Timestamp | Kind::TimestampTz => write_string(out, &iso_8601(text), Escapes::Needed),
+        Kind::Array(oid) => match array::parse(text) {
+            Some(items) => return write_items(out, array::item_kind(oid), &items),
+            None => write_string(out, text, Escapes::Needed),
+        },
         _ => write_string(out, text, Escapes::Needed),
     }
+    Ok(())
+}
+
+fn write_items(out: &mut Vec<u8>, kind: Kind, items: &[Item]) -> Result<(), ValueError> {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match item {
+            Item::Null => out.extend_from_slice(b"null"),
+            Item::Text(text) => write_text(out, kind, text)?,
+            Item::Nested(items) => write_items(out, kind, items)?,
+        }
+    }
+    out.push(b']');
     Ok(())
 }
 
@@ -155,6 +181,10 @@ mod tests {
             (Kind::Timestamp, "2024-05-01 10:00:00", "\"2024-05-01T10:00:00\""),
             (Kind::Timestamp, "infinity", "\"infinity\""),
             (Kind::Timestamp, "0044-03-15 12:00:00 BC", "\"0044-03-15 12:00:00 BC\""),
+            (Kind::Array(1007), "{{1,2},{3,NULL}}", "[[1,2],[3,null]]"),
+            (Kind::Array(1009), "{a,\"b \\\"c\",NULL}", "[\"a\",\"b \\\"c\",null]"),
+            (Kind::Array(3807), r#"{"{\"a\": 1.50}"}"#, r#"[{"a": 1.50}]"#),
+            (Kind::Array(1007), "no array", "\"no array\""),
             (Kind::Date, "2024-05-01", "\"2024-05-01\""),
             (Kind::Text, "a \"b\"", "\"a \\\"b\\\"\""),
         ] {

@@ -1,6 +1,7 @@
 //! A column's text → a value of Connect, by the type mapping of Debezium's PostgreSQL connector.
 
 use super::Datum;
+use crate::encode::array::{self, Item};
 use crate::encode::decimal::Decimal;
 use crate::encode::kind::Kind;
 use crate::encode::plain::{ValueError, hex, utf8};
@@ -71,6 +72,7 @@ fn of_text(column: &Column, text: &str) -> Result<Datum, ValueError> {
         Kind::TimestampTz => Ok(Datum::Text(zoned_timestamp(text, modifier).ok_or_else(unfit)?)),
         Kind::TimeTz => Ok(Datum::Text(zoned_time(text).ok_or_else(unfit)?)),
         Kind::Interval => integer(interval_us(text)),
+        Kind::Array(array) => items(column, array, text),
         Kind::Uuid | Kind::Json => Ok(Datum::Text(text.into())),
         Kind::Text if is_covered(column.type_oid) => Ok(Datum::Text(text.into())),
         Kind::Text => Err(ValueError::Unfit("its type is not covered by strict compatibility".into())),
@@ -100,6 +102,27 @@ fn is_covered(type_oid: u32) -> bool {
                 | oid::TSTZRANGE
                 | oid::DATERANGE
         )
+}
+
+/// One dimension of a type whose items Debezium reads without loss or surprise.
+fn items(column: &Column, array: u32, text: &str) -> Result<Datum, ValueError> {
+    let refuse = || ValueError::Unfit("its array type is not covered by strict compatibility".into());
+    let type_oid = array::item_oid(array).ok_or_else(refuse)?;
+    if matches!(
+        Kind::of_oid(type_oid),
+        Kind::Time | Kind::Timestamp | Kind::Money | Kind::Interval | Kind::Bit | Kind::Bytea | Kind::Array(_)
+    ) || matches!(type_oid, oid::NAME | oid::XML)
+    {
+        return Err(refuse());
+    }
+    let column = Column { type_oid, catalog: None, ..column.clone() };
+    let item = |item: &Item| match item {
+        Item::Null => Ok(Datum::Null),
+        Item::Text(text) => of_text(&column, text),
+        Item::Nested(_) => Err(refuse()),
+    };
+    let items = array::parse(text).ok_or_else(refuse)?;
+    items.iter().map(item).collect::<Result<_, _>>().map(Datum::Array)
 }
 
 /// `(p,s)` has a fixed scale, else it is a struct; NaN is null (with a warning, there).
@@ -313,9 +336,29 @@ mod tests {
         assert_eq!(bare(&column(oid::TEXT, -1, Some("'x'::text")), &Value::Null).unwrap(), Datum::Null);
     }
 
+    /// Recorded from Debezium 3.7.0.
+    #[test]
+    fn arrays_of_one_dimension_are_arrays() {
+        let array = |type_oid, modifier, text| match read(type_oid, modifier, text) {
+            Datum::Array(items) => items,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(array(oid::INT4_ARRAY, -1, "[2:4]={1,NULL,3}"), [Datum::Int(1), Datum::Null, Datum::Int(3)]);
+        assert_eq!(array(oid::JSONB_ARRAY, -1, r#"{"{\"a\": 1}"}"#), [Datum::Text("{\"a\": 1}".into())]);
+        assert_eq!(array(oid::FLOAT8_ARRAY, -1, "{0.1}"), [Datum::Double(0.1)]);
+    }
+
     #[test]
     fn a_type_that_is_not_covered_is_refused() {
-        let value = Value::Text(Bytes::from_static(b"{1,2}"));
-        assert!(datum(&column(oid::INT4_ARRAY, -1, None), &value).is_err());
+        for (type_oid, text) in [
+            (oid::INT4_ARRAY, "{{1}}"),
+            (1187, "{1 day}"),
+            (oid::TIMESTAMP_ARRAY, "{infinity}"),
+            (oid::POINT, "(1,2)"),
+            (oid::TSQUERY, "a"),
+        ] {
+            let value = Value::Text(Bytes::copy_from_slice(text.as_bytes()));
+            assert!(datum(&column(type_oid, -1, None), &value).is_err(), "{text}");
+        }
     }
 }
