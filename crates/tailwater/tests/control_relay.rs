@@ -1,8 +1,11 @@
 //! A running relay seen from outside: ready or not while servers freeze (T48), `tailwater status`, pruning beside it.
 #![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use testbed::{
     Child, Postgres, Rabbit, RabbitMq, eventually, free_port, http_get, note, shared_postgres, shared_rabbitmq, unique,
@@ -258,4 +261,73 @@ async fn prune_on_the_command_line_counts_first_and_deletes_then() {
     assert_eq!(scene.rows().await, 0);
     let (code, _, err) = scene.tailwater(&["prune", "--pipeline", unique("no").as_str()]).await;
     assert_eq!((code, err.contains("the configuration has: main")), (2, true), "{err}");
+}
+
+/// T49: savepoints, prepared transactions, retention 0, `kill -9`. A second slot, which nobody moves, knows all that was
+/// committed; whatever of it is not in the table any more has to be in the queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_and_kills_the_schedule_never_runs_ahead_of_delivery() {
+    let scene = Scene::new(shared_postgres().await, shared_rabbitmq().await, "killed").await;
+    let (client, rabbit) = (scene.postgres.client(&scene.name).await, Rabbit::connect(scene.broker).await);
+    let witness = unique("witness");
+    let sql = "select pg_create_logical_replication_slot($1, 'test_decoding')";
+    client.execute(sql, &[&witness]).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let url = scene.postgres.url(&scene.name);
+    let writers: Vec<_> =
+        (0..3).map(|n| tokio::spawn(write(url.clone(), format!("{witness}_{n}"), stop.clone()))).collect();
+    let mut delivered = HashSet::new();
+    let mut pruned = 0;
+    for _ in 0..3 {
+        let relay = scene.run("[pipelines.main.prune]\nevery = \"1s\"\nolder_than = \"0s\"\nbatch = 50\n");
+        relay.wait_for("pruned", Duration::from_secs(60)).await;
+        relay.kill9();
+        let committed = committed(&client, &witness).await;
+        let rows = client.query("select id::text from outbox", &[]).await.unwrap();
+        let kept: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
+        delivered.extend(rabbit.drain(&scene.name).await.into_iter().filter_map(|message| message.message_id));
+        pruned = committed.difference(&kept).count();
+        let lost = committed.difference(&kept).filter(|id| !delivered.contains(*id)).count();
+        assert_eq!(lost, 0, "of {pruned} deleted rows so many were never delivered");
+    }
+    stop.store(true, Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(pruned > 100, "only {pruned} rows were pruned: the test shows nothing");
+    client.execute("select pg_drop_replication_slot($1)", &[&witness]).await.unwrap();
+}
+
+/// Ids of all rows that were ever committed.
+async fn committed(client: &tokio_postgres::Client, witness: &str) -> HashSet<String> {
+    const INSERTS: &str = "select substring(data from $$id\\[uuid\\]:'([^']*)'$$) \
+         from pg_logical_slot_peek_changes($1, null, null) where data like '%: INSERT:%'";
+    client.query(INSERTS, &[&witness]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// One transaction after the other: savepoints kept and rolled back, prepared ones committed late, plain ones.
+async fn write(url: String, name: String, stop: Arc<AtomicBool>) {
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let insert = "insert into outbox (event_type, idempotency_key, payload) \
+         select 'report.requested', gen_random_uuid(), '{}'";
+    let mut round = 0;
+    while !stop.load(Relaxed) {
+        round += 1;
+        let name = format!("{name}_{round}");
+        let (begin, end) = match round % 3 {
+            0 => (insert.to_owned(), String::new()),
+            1 => (
+                format!("begin; savepoint a; {insert}; savepoint b; {insert}; rollback to b; savepoint c; {insert}"),
+                "commit".into(),
+            ),
+            _ => (
+                format!("begin; savepoint a; {insert}; prepare transaction '{name}'"),
+                format!("commit prepared '{name}'"),
+            ),
+        };
+        client.batch_execute(&begin).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        client.batch_execute(&end).await.unwrap();
+    }
 }
