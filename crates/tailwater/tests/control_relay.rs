@@ -278,9 +278,14 @@ async fn under_load_and_kills_the_schedule_never_runs_ahead_of_delivery() {
         (0..3).map(|n| tokio::spawn(write(url.clone(), format!("{witness}_{n}"), stop.clone()))).collect();
     let mut delivered = HashSet::new();
     let mut pruned = 0;
-    for _ in 0..3 {
+    for round in 0..3 {
         let relay = scene.run("[pipelines.main.prune]\nevery = \"1s\"\nolder_than = \"0s\"\nbatch = 50\n");
         relay.wait_for("pruned", Duration::from_secs(60)).await;
+        // delivery halts, the services go on, and the schedule has its turns
+        let obstacle = format!("unroutable.{round}");
+        scene.publish(&obstacle, 1).await;
+        relay.wait_for("held", Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         relay.kill9();
         let committed = committed(&client, &witness).await;
         let rows = client.query("select id::text from outbox", &[]).await.unwrap();
@@ -289,6 +294,7 @@ async fn under_load_and_kills_the_schedule_never_runs_ahead_of_delivery() {
         pruned = committed.difference(&kept).count();
         let lost = committed.difference(&kept).filter(|id| !delivered.contains(*id)).count();
         assert_eq!(lost, 0, "of {pruned} deleted rows so many were never delivered");
+        rabbit.bind(&scene.name, &scene.name, &obstacle).await;
     }
     stop.store(true, Relaxed);
     for writer in writers {
