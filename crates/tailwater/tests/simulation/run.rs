@@ -104,7 +104,8 @@ impl Plan {
             state.violate(format!("panic: {}", text.unwrap_or_default()));
         }
         if let Some(violation) = state.violation.clone() {
-            return Err(format!("seed {}: {violation}\n{}", self.seed, state.story(60)));
+            let lines = if std::env::var_os("TAILWATER_SEED").is_some() { usize::MAX } else { 60 };
+            return Err(format!("seed {}: {violation}\n{}", self.seed, state.story(lines)));
         }
         let dead = state.dead.iter().filter(|dead| **dead).count();
         let published = state.delivered.iter().filter(|delivered| **delivered).count();

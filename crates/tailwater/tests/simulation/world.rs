@@ -319,8 +319,8 @@ impl State {
                 self.violate(format!("key {key}: record {record} arrives first after record {before}"));
             }
         }
-        for record in 0..end {
-            let for_dead_letters = self.refused[record] || log[record].kind == Kind::Unreadable;
+        for (record, Record { kind, .. }) in log.iter().enumerate() {
+            let for_dead_letters = self.refused[record] || *kind == Kind::Unreadable;
             if self.dead[record] && !(for_dead_letters && self.setup.dead_letters) {
                 self.violate(format!("record {record} is a dead letter, and nobody refused it"));
             }
