@@ -1,8 +1,10 @@
 //! A private directory with a short path that disappears with its owner, together with every process noted in it.
 //!
-//! `/tmp/tw-<pid>-<n>` (a socket path has 107 bytes at most). Three ways to clean up: `Drop`; a guard process that waits
-//! for the end of its owner on a pipe; and a sweep at the next start for what a `kill -9` of both left behind.
+//! `/tmp/tailwater-test-<pid>-<n>` (a socket path has 107 bytes at most). Three ways to clean up: `Drop`; a guard process
+//! that waits for the end of its owner on a pipe; and a sweep at the next start for what a `kill -9` of both left behind:
+//! a directory whose lock nobody holds any more.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const BASE: &str = "/tmp";
-const PREFIX: &str = "tw-";
+const PREFIX: &str = "tailwater-test-";
+const LOCK: &str = "owner.lock";
 
 /// A directory of this process; removed on drop.
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
+    /// Held while the owner lives, however it ends.
+    _lock: File,
 }
 
 impl WorkDir {
@@ -31,7 +36,8 @@ impl WorkDir {
             Path::new(BASE).join(format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
         set_mode(&path, 0o755);
-        WorkDir { path }
+        let lock = lock(&path).unwrap_or_else(|error| panic!("cannot lock {}: {error}", path.display()));
+        WorkDir { path, _lock: lock }
     }
 
     /// Where it is.
@@ -71,6 +77,15 @@ impl Drop for WorkDir {
     }
 }
 
+/// The lock appears only once it is held: a sweep never sees a free one of a living owner.
+fn lock(path: &Path) -> std::io::Result<File> {
+    let preparing = path.join("preparing.lock");
+    let file = File::create(&preparing)?;
+    file.lock()?;
+    std::fs::rename(&preparing, path.join(LOCK))?;
+    Ok(file)
+}
+
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .unwrap_or_else(|error| panic!("cannot change the mode of {}: {error}", path.display()));
@@ -106,17 +121,17 @@ fn guard() {
     });
 }
 
-/// Removes directories whose owner is gone.
+/// Removes directories whose owner is gone: their lock is free.
 fn sweep() {
     let Ok(entries) = std::fs::read_dir(BASE) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(owner) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.split('-').next()) else {
-            continue;
-        };
-        if owner.parse::<u32>().is_ok() && !Path::new("/proc").join(owner).exists() {
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
             let script = format!("{CLEAN}\nclean \"$1\"");
-            let _ = Command::new("/bin/sh").args(["-c", &script, "testbed-sweep"]).arg(entry.path()).status();
+            let mut clean = Command::new("/bin/sh");
+            clean.args(["-c", &script, "testbed-sweep"]).arg(entry.path()).stdout(Stdio::null()).stderr(Stdio::null());
+            // What another user left is that user's to remove.
+            let _ = clean.status();
         }
     }
 }
