@@ -118,12 +118,14 @@ fn text(report: &PipelineReport) -> String {
     };
     let or_unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
     let lag = report.lag_bytes.map_or_else(|| "unknown".into(), |bytes| format!("{bytes} bytes of log"));
-    line("lag", format!("{lag}, oldest open event {:.1} s", report.lag_seconds));
+    let running = !matches!(report.state.state.as_str(), absent::NOT_RUNNING | absent::ELSEWHERE);
+    let oldest = if running { format!(", oldest open event {:.1} s", report.lag_seconds) } else { String::new() };
+    line("lag", format!("{lag}{oldest}"));
     let lsn = &report.lsn;
     line("log", format!("server {}, received {}", or_unknown(&lsn.server), or_unknown(&lsn.received)));
     line("confirmed", or_unknown(&lsn.confirmed));
     line("saved", lsn.saved.clone().unwrap_or_else(|| "nothing yet".into()));
-    if report.state.state != absent::NOT_RUNNING {
+    if running {
         let c = &report.counts;
         line("in flight", format!("{} messages, {} bytes", report.in_flight_messages, report.in_flight_bytes));
         line(

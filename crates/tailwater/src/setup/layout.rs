@@ -31,7 +31,7 @@ pub fn columns(options: &OutboxOptions) -> Vec<NewColumn> {
         add(&options.type_column, "text NOT NULL");
     }
     if recipe(options) {
-        add("user_id", "text");
+        add("user_id", "bigint");
     }
     let time = options.timestamp_column.as_deref().unwrap_or("occurred_at");
     add(time, "timestamptz NOT NULL DEFAULT now()");
@@ -117,7 +117,7 @@ mod tests {
             [
                 "id uuid PRIMARY KEY DEFAULT gen_random_uuid()",
                 "event_type text NOT NULL",
-                "user_id text",
+                "user_id bigint",
                 "occurred_at timestamptz NOT NULL DEFAULT now()",
                 "idempotency_key text NOT NULL",
                 "payload jsonb NOT NULL",

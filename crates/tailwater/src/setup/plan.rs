@@ -352,7 +352,7 @@ mod tests {
             shown(&plan),
             [
                 "CREATE TABLE public.outbox (\n  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),\n  event_type text NOT NULL,\n  \
-                 user_id text,\n  occurred_at timestamptz NOT NULL DEFAULT now(),\n  idempotency_key text NOT NULL,\n  \
+                 user_id bigint,\n  occurred_at timestamptz NOT NULL DEFAULT now(),\n  idempotency_key text NOT NULL,\n  \
                  payload jsonb NOT NULL\n)",
                 "CREATE INDEX ON public.outbox (occurred_at)",
                 "CREATE PUBLICATION outbox_pub FOR TABLE public.outbox WITH (publish = 'insert', publish_via_partition_root = \
