@@ -402,12 +402,12 @@ impl Lane {
 
     fn trouble(&mut self, state: State) {
         self.troubled = true;
-        self.setup.status.set_state(state);
+        self.setup.status.trouble(self.setup.index, state);
     }
 
     fn recovered(&mut self) {
         if std::mem::take(&mut self.troubled) {
-            self.setup.status.recovered();
+            self.setup.status.recovered(self.setup.index);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Written by the loop, the source and the sink; read by the HTTP port. Nothing here decides anything.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -135,6 +136,8 @@ impl LastSeen {
 pub struct Status {
     pub name: String,
     state: watch::Sender<State>,
+    /// What each lane in trouble waits for, by its number.
+    troubles: Mutex<BTreeMap<u32, State>>,
     /// Rows and messages read from the source.
     pub received: AtomicU64,
     /// Not for publishing, by rule.
@@ -174,6 +177,7 @@ impl Status {
         Status {
             name: name.into(),
             state: watch::Sender::new(State::Starting),
+            troubles: Mutex::new(BTreeMap::new()),
             received: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
             published: AtomicU64::new(0),
@@ -204,8 +208,9 @@ impl Status {
         self.state.subscribe()
     }
 
-    /// Enters a state; says so in the log if it is another one.
+    /// Enters a state; says so in the log if it is another one. Not streaming as long as a lane is in trouble.
     pub fn set_state(&self, state: State) {
+        let state = if state == State::Streaming { self.worst_trouble().unwrap_or(state) } else { state };
         self.state.send_if_modified(|current| {
             if *current == state {
                 return false;
@@ -218,11 +223,26 @@ impl Status {
         });
     }
 
-    /// Leaves `Held` or `Retrying` when what they named is over.
-    pub fn recovered(&self) {
+    /// A lane cannot go on: it holds or tries again.
+    pub fn trouble(&self, lane: u32, state: State) {
+        self.troubles.lock().expect("no panic while the lock is held").insert(lane, state);
+        if let Some(worst) = self.worst_trouble() {
+            self.set_state(worst);
+        }
+    }
+
+    /// A lane goes on. Leaves `Held` or `Retrying` when it was the last one in trouble.
+    pub fn recovered(&self, lane: u32) {
+        self.troubles.lock().expect("no panic while the lock is held").remove(&lane);
         if matches!(self.state(), State::Held { .. } | State::Retrying { .. } | State::Starting) {
             self.set_state(State::Streaming);
         }
+    }
+
+    /// A lane that holds counts more than one that tries again.
+    fn worst_trouble(&self) -> Option<State> {
+        let troubles = self.troubles.lock().expect("no panic while the lock is held");
+        troubles.values().max_by_key(|state| matches!(state, State::Held { .. })).cloned()
     }
 
     pub fn saved(&self) -> Option<Position> {

@@ -148,7 +148,7 @@ impl Sink for FakeSink {
             return Err(Failure::retry("connection refused"));
         }
         let id = state.connections.len();
-        let idle_cut = state.chance(|faults| faults.cut).then(|| Instant::now() + state.delay(20_000));
+        let idle_cut = state.chance(|faults| faults.idle_cut).then(|| Instant::now() + state.delay(20_000));
         state.connections.push(Connection {
             dead_letters: self.dead_letters,
             inbox: VecDeque::new(),

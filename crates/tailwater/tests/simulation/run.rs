@@ -151,6 +151,12 @@ impl Plan {
                 }
                 Some(End::HeldAt { record, after }) => {
                     sleep(after).await;
+                    for _ in 0..500 {
+                        sleep(Duration::from_millis(37)).await;
+                        if !matches!(status.state(), State::Held { .. }) {
+                            world.lock().violate(format!("a lane holds, and the state is {:?}", status.state()));
+                        }
+                    }
                     let mut world = world.lock();
                     let held = matches!(status.state(), State::Held { event, .. } if event == format!("e{record}"));
                     if !held || world.saved.is_some_and(|saved| saved > record) {

@@ -49,6 +49,8 @@ impl Record {
 pub struct Faults {
     /// The connection breaks while a message is on its way.
     pub cut: f64,
+    /// A connection lives only seconds, busy or not.
+    pub idle_cut: f64,
     /// The message is stored, the reply is lost with the connection.
     pub lose_reply: f64,
     /// The reply takes seconds.
@@ -72,6 +74,7 @@ impl Faults {
         let mut chance = |most: f64| if rng.random_bool(0.5) { 0.0 } else { rng.random_range(0.0..most) };
         Faults {
             cut: chance(0.1),
+            idle_cut: chance(0.5),
             lose_reply: chance(0.1),
             hold: chance(0.1),
             refuse: chance(0.1),
