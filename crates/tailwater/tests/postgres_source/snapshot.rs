@@ -1,9 +1,10 @@
 //! The first start: rows that are there already, then the log, nothing lost in between.
 
-use crate::harness::{Outbox, PATIENCE, expected, values};
+use crate::harness::{Driven, Outbox, PATIENCE, ROOM, expected, values};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tailwater::config::secret::Secret;
 use tailwater::metrics::{State, Status};
 use tailwater::sources::postgres::config::Snapshot;
@@ -20,6 +21,12 @@ fn operation(change: &Change) -> Operation {
     row.operation
 }
 
+/// The source waits for its rows to be settled, however long it is driven.
+async fn nothing_comes(source: &mut Driven) {
+    let waited = tokio::time::timeout(Duration::from_millis(500), source.source.next(ROOM)).await;
+    assert!(waited.is_err(), "it went on before its rows were settled");
+}
+
 #[tokio::test]
 async fn rows_from_before_the_first_start_come_first_then_the_log() {
     let outbox = Outbox::new(shared_postgres().await).await;
@@ -29,6 +36,7 @@ async fn rows_from_before_the_first_start_come_first_then_the_log() {
     let rows = source.take(2500).await;
     assert_eq!(values(&rows), expected(0..2500));
     assert!(rows.iter().all(|row| row.commit.snapshot && operation(row) == Operation::Snapshot));
+    nothing_comes(&mut source).await;
     assert!(!slot_exists(&outbox).await, "the slot is the proof that all rows are settled: not before");
     source.confirm_all().await;
     let rows = source.take(100).await;
@@ -80,7 +88,10 @@ async fn a_crash_at_any_step_of_the_first_start_costs_duplicates_only() {
         match step {
             "slot created" => {}
             "some rows read" => drop(source.next().await.unwrap()),
-            "all rows read" => drop(source.take(3000).await),
+            "all rows read" => {
+                source.take(3000).await;
+                nothing_comes(&mut source).await;
+            }
             "some rows settled" => {
                 settled = values(&source.next().await.unwrap().changes);
                 source.confirm_all().await;

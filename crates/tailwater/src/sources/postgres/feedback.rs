@@ -50,6 +50,8 @@ pub(super) struct Link {
     has_failed: AtomicBool,
     /// Last time the stream was read, ms since `origin`.
     read_at_ms: AtomicU64,
+    /// It is being read right now.
+    reading: AtomicBool,
     origin: Instant,
     /// Ends the connection at once, whoever is reading or writing.
     closer: Mutex<Option<socket2::Socket>>,
@@ -71,6 +73,7 @@ impl Link {
             failed_wake: Notify::new(),
             has_failed: AtomicBool::new(false),
             read_at_ms: AtomicU64::new(0),
+            reading: AtomicBool::new(false),
             origin: Instant::now(),
             closer: Mutex::new(None),
             status,
@@ -121,12 +124,21 @@ impl Link {
         self.wake.notify_one();
     }
 
-    pub fn note_read(&self) {
+    /// The stream is being read until the guard is dropped, as it is when a read is cancelled.
+    pub fn reading(self: &Arc<Self>) -> Reading {
+        self.reading.store(true, SeqCst);
+        Reading(self.clone())
+    }
+
+    fn note_read(&self) {
         self.read_at_ms.store(self.origin.elapsed().as_millis() as u64, SeqCst);
     }
 
     /// How long nobody has read the stream.
     pub fn unread_for(&self) -> Duration {
+        if self.reading.load(SeqCst) {
+            return Duration::ZERO;
+        }
         self.origin.elapsed().saturating_sub(Duration::from_millis(self.read_at_ms.load(SeqCst)))
     }
 
@@ -169,6 +181,16 @@ impl Link {
 
     pub fn is_closing(&self) -> bool {
         self.closing.load(SeqCst)
+    }
+}
+
+/// See [`Link::reading`].
+pub(super) struct Reading(Arc<Link>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.note_read();
+        self.0.reading.store(false, SeqCst);
     }
 }
 

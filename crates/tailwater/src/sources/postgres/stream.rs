@@ -280,9 +280,9 @@ impl Stream {
 
     /// Waits for bytes; in backlog naps first.
     async fn fill(&mut self) -> Result<(), Error> {
+        let _reading = self.link.reading();
         loop {
             self.polled_at = Instant::now();
-            self.link.note_read();
             if let Some(until) = self.nap_until {
                 sleep_until(until).await;
                 self.nap_until = None;
