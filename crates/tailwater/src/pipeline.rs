@@ -1,4 +1,4 @@
-//! THE loop: one pipeline, from source to sink. A record's life reads top to bottom in [`Pipeline::stream`].
+//! THE loop: one pipeline, from source to sink. A record's life reads top to bottom in `Pipeline::stream`.
 //!
 //! ```text
 //!   Source::next → Route::apply → Ledger::open → lane → Publisher → Ledger::settle → Checkpoints::save → Confirm::confirm

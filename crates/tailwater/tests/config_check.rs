@@ -1,4 +1,5 @@
 //! The command line around the configuration: exit codes, what goes to stdout and what to stderr, nothing secret.
+#![allow(clippy::unwrap_used)] // a panic is a failed test
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,5 @@
 //! Files of Debezium Server: accepted as they are, with every decision said; what cannot be is refused by name.
+#![allow(clippy::unwrap_used)] // a panic is a failed test
 
 use tailwater::config::debezium::{docs, keys};
 use tailwater::config::load::{Inputs, load};

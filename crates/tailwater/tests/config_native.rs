@@ -1,4 +1,5 @@
 //! TOML, environment and flags: what is accepted, where values come from, and what is said about mistakes.
+#![allow(clippy::unwrap_used)] // a panic is a failed test
 
 use std::io::Write;
 use tailwater::config::flags::Flags;

@@ -1,4 +1,5 @@
 //! The readers of files: what Java properties mean, and that no text whatever makes them panic.
+#![allow(clippy::unwrap_used)] // a panic is a failed test
 
 use proptest::prelude::*;
 use tailwater::config::load::{Collected, Inputs, load, read_text};

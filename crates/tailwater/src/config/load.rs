@@ -1,4 +1,4 @@
-//! From what the operator gave (file, environment, flags) to a validated [`Config`](super::Config) with origins.
+//! From what the operator gave (file, environment, flags) to a validated [`Config`] with origins.
 //!
 //! Order, later wins: file or `--from/--to`, `DEBEZIUM_…` over a properties file, `TAILWATER_…`, flags.
 

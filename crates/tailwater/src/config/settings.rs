@@ -200,7 +200,7 @@ fn schema(sink: &str) -> Value {
 }
 
 /// Index of a path in the schema: pipelines have one name there, lists one element.
-fn segment<'a>(level: usize, path: &'a [String]) -> &'a str {
+fn segment(level: usize, path: &[String]) -> &str {
     if level == 1 && path[0] == "pipelines" { "*" } else { &path[level] }
 }
 

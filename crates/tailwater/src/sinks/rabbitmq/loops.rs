@@ -190,8 +190,11 @@ mod tests {
         }
     }
 
+    /// A queue, its patterns, and where it dead-letters to: exchange and key.
+    type Line<'a> = (&'a str, &'a [&'a str], Option<(&'a str, Option<&'a str>)>);
+
     /// `queue pattern,pattern > exchange key` per queue; all bindings on the topic exchange `events`.
-    fn topology(kind: &str, lines: &[(&str, &[&str], Option<(&str, Option<&str>)>)]) -> Topology {
+    fn topology(kind: &str, lines: &[Line<'_>]) -> Topology {
         let mut topology = Topology {
             exchanges: vec![Exchange { name: "events".into(), kind: kind.into(), durable: true }],
             ..Topology::default()

@@ -169,7 +169,7 @@ mod tests {
     fn another_policy_is_carried_along_never_shadowed() {
         let (queue, dead) = queue(QueueKind::Classic);
         let ttl = policy("ttl", "^w", 20, json!({"message-ttl": 60000}));
-        let Verdict::Set(ours) = decide(&queue, &dead, &[ttl.clone()]) else { panic!() };
+        let Verdict::Set(ours) = decide(&queue, &dead, std::slice::from_ref(&ttl)) else { panic!() };
         assert_eq!((ours.priority, &ours.definition["message-ttl"]), (21, &json!(60000)));
         assert_eq!(decide(&queue, &dead, &[ttl, ours]), Verdict::Fine("tailwater-w.1".into()));
     }
