@@ -9,6 +9,7 @@ pub mod completions;
 pub mod demo;
 pub mod init;
 pub mod log;
+mod notify;
 pub mod prune;
 pub mod run;
 pub mod status;

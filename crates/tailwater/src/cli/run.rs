@@ -2,6 +2,7 @@
 //!
 //! The first SIGTERM or SIGINT drains: take nothing new, settle, confirm, leave. A second one is a crash, which is safe.
 
+use super::notify::{self, notify};
 use super::{DONE, FAILED, GlobalArgs, WRONG_USAGE};
 use crate::assemble;
 use crate::config::origin::Loaded;
@@ -74,6 +75,7 @@ async fn serve(loaded: &Loaded) -> u8 {
             return WRONG_USAGE;
         }
     }
+    notify(notify::READY);
     // the HTTP port answers until the very end: a drain can be watched
     match supervisor::run(parts, stop).await {
         Ok(()) => DONE,
@@ -98,6 +100,7 @@ fn listen_for_signals(stop: CancellationToken) -> std::io::Result<()> {
                 std::process::exit(i32::from(FAILED));
             }
             tracing::info!("stop: drain, confirm, leave; a second signal leaves at once");
+            notify(notify::STOPPING);
             stop.cancel();
         }
     });
