@@ -18,6 +18,7 @@ pub struct Outbox {
     pub database: String,
     pub sql: Client,
     pub config: PostgresConfig,
+    server_url: String,
 }
 
 impl Outbox {
@@ -38,7 +39,8 @@ impl Outbox {
             table: "outbox".into(),
             ..PostgresConfig::default()
         };
-        Outbox { database, sql, config }
+        let server_url = pg.url("postgres");
+        Outbox { database, sql, config, server_url }
     }
 
     /// As [`Outbox::new`], with the slot.
@@ -87,6 +89,31 @@ impl Outbox {
     pub async fn open_as(&self, from: Option<Position>, status: Arc<Status>) -> Result<Driven, Failure> {
         let (source, confirm) = PostgresSource::new(self.config.clone(), status.clone()).open(from).await?;
         Ok(Driven { source, confirm, status, upto: None })
+    }
+}
+
+impl Drop for Outbox {
+    /// A slot left behind on a shared server would hold its WAL for the rest of the run.
+    fn drop(&mut self) {
+        let (url, slot) = (self.server_url.clone(), self.config.slot.clone());
+        let clean = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(tokio::time::timeout(Duration::from_secs(3), remove_slot(&url, &slot)))
+        });
+        drop(clean.join());
+    }
+}
+
+async fn remove_slot(url: &str, slot: &str) {
+    // A server of the test's own may be gone already.
+    let Ok((client, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await else { return };
+    tokio::spawn(connection);
+    let sql = "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1";
+    while client.query(sql, &[&slot]).await.is_ok_and(|rows| !rows.is_empty()) {
+        if client.query("select pg_drop_replication_slot($1)", &[&slot]).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
