@@ -65,9 +65,8 @@ impl Mapper<'_> {
             (Some(true), key) => self.problem(&key, LATER),
             (Some(false), _) => {}
             (None, key) if self.strict => self.problem(&key, format!("strict compatibility: {LATER}")),
-            (None, key) => {
-                self.decide(&key, "the body has no schema wrapper (there: {\"schema\":…,\"payload\":…} unless false)")
-            }
+            (None, key) => self
+                .decide(&key, "the body has no schema wrapper (Debezium: {\"schema\":…,\"payload\":…} unless false)"),
         }
     }
 
@@ -106,7 +105,7 @@ impl Mapper<'_> {
             (None, _, true) => self.problem(&key, format!("strict compatibility: {LATER}")),
             (_, None, false) => {
                 let text =
-                    "headers are plain values (there: JSON texts, with quotes and schema); json keeps JSON texts";
+                    "headers are plain values (Debezium: JSON texts, with quotes and schema); json keeps JSON texts";
                 self.decide(HEADER, text);
             }
             (None, Some(_), false) => self.decide(&key, "the JSON texts in headers have no schema wrapper"),

@@ -100,7 +100,7 @@ const ROUTER: &[Key] = &[
     ),
     key(
         "debezium.transforms.<n>.table.field.event.schema.version",
-        Works(Router("schema_version_column"), "no effect without schemas, as there"),
+        Works(Router("schema_version_column"), "no effect without schemas, as in Debezium"),
     ),
     key(
         "debezium.transforms.<n>.table.fields.additional.placement",

@@ -240,7 +240,7 @@ impl Mapper<'_> {
     fn http(&mut self) {
         let (port, host) = (self.value("quarkus.http.port"), self.value("quarkus.http.host"));
         if port.is_none() && host.is_none() {
-            let text = "health, metrics and status are on 127.0.0.1:8083 (there: port 8080 on every address)";
+            let text = "health, metrics and status are on 127.0.0.1:8083 (Debezium: port 8080 on every address)";
             return self.decide("quarkus.http.port", text);
         }
         let address = match host.unwrap_or("127.0.0.1") {

@@ -29,8 +29,7 @@ impl Mapper<'_> {
             self.set("sink.null_value", "default", Origin::Chosen("strict compatibility"));
         }
         if !self.strict {
-            let text =
-                "an event that no queue takes holds the relay until it is routable (there: it is confirmed and lost)";
+            let text = "an event that no queue takes holds the relay until it is routable (Debezium: it is confirmed and lost)";
             self.decide("tailwater.delivery.on_rejected", text);
         }
     }
@@ -90,7 +89,10 @@ impl Mapper<'_> {
             }
             (None, _) if self.strict => {
                 self.set("sink.routing_key", &static_key(""), Origin::Chosen("strict compatibility"));
-                self.decide(SOURCE, "the routing key is empty, as there: write topic unless the exchange is a fanout");
+                self.decide(
+                    SOURCE,
+                    "the routing key is empty, as Debezium has it: write topic unless the exchange is a fanout",
+                );
             }
             (None, _) => {
                 let from_topic = self.is_true(FROM_TOPIC);
@@ -98,7 +100,7 @@ impl Mapper<'_> {
                 self.set("sink.routing_key", "topic", Origin::Chosen("the routed topic"));
                 self.decide(
                     key,
-                    "the routing key is the routed topic (there: empty, and the broker drops every message)",
+                    "the routing key is the routed topic (Debezium: empty, and the broker drops every message)",
                 );
             }
         }

@@ -38,7 +38,7 @@ impl Mapper<'_> {
         const PLUGIN: &str = "debezium.source.plugin.name";
         match self.value(PLUGIN) {
             Some("pgoutput") => {}
-            None => self.decide(PLUGIN, "pgoutput, which every server has (there: decoderbufs, an extension)"),
+            None => self.decide(PLUGIN, "pgoutput, which every server has (Debezium: decoderbufs, an extension)"),
             Some(other) => {
                 let text =
                     format!("`{other}` is not supported: write pgoutput, which every server since version 10 has");
@@ -76,7 +76,7 @@ impl Mapper<'_> {
             }
             _ => self.decide(
                 MODE,
-                "the publication is expected to exist: `tailwater init` creates it for the outbox only, inserts only (there: \
+                "the publication is expected to exist: `tailwater init` creates it for the outbox only, inserts only (Debezium: \
                  created at start, by default for all tables, which needs a superuser)",
             ),
         }
@@ -153,7 +153,7 @@ impl Mapper<'_> {
         let origin = self.origin(SNAPSHOT);
         match mode.as_deref() {
             None => {
-                let text = "rows that are in the outbox at the first start are published, as there (`initial`)";
+                let text = "rows that are in the outbox at the first start are published, as Debezium does (`initial`)";
                 self.decide(SNAPSHOT, text);
             }
             Some("initial") => self.set("source.snapshot", "initial", origin),

@@ -77,7 +77,7 @@ impl Mapper<'_> {
                 self.set("route.outbox.id_column", "id", Origin::Chosen("strict compatibility"));
             } else {
                 let text = format!(
-                    "the id is the column `id`, or `{key_column}` (the key) in a table without one (there: it fails)"
+                    "the id is the column `id`, or `{key_column}` (the key) in a table without one (Debezium: it fails)"
                 );
                 self.decide(&id, text);
             }
@@ -86,7 +86,10 @@ impl Mapper<'_> {
             && !self.strict
             && self.value("debezium.sink.rabbitmq.null.value").is_none()
         {
-            self.decide("debezium.sink.rabbitmq.null.value", "a tombstone's body is empty (there: the word `default`)");
+            self.decide(
+                "debezium.sink.rabbitmq.null.value",
+                "a tombstone's body is empty (Debezium: the word `default`)",
+            );
         }
     }
 
