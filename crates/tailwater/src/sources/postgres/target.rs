@@ -83,7 +83,7 @@ impl Target {
         };
         let hosts = connection.host.clone().or(url.hosts).unwrap_or_else(|| "localhost".into());
         let ports = connection.port.map(|port| port.to_string()).or(url.ports).unwrap_or_default();
-        let user = connection.user.clone().or(url.user).unwrap_or_else(|| "postgres".into());
+        let user = connection.user.clone().or(url.user).unwrap_or_else(|| default_user(|name| std::env::var(name).ok()));
         let password = match (&connection.password, &connection.password_file) {
             (Some(password), _) => Some(password.clone()),
             (None, Some(path)) => Some(read_password(path)?),
@@ -107,6 +107,12 @@ impl Target {
             connect_timeout: connection.connect_timeout.or(url.connect_timeout).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         })
     }
+}
+
+/// As libpq has it: `PGUSER`, else the operating system's user.
+fn default_user(variable: impl Fn(&str) -> Option<String>) -> String {
+    let named = ["PGUSER", "USER", "LOGNAME"].iter().find_map(|name| variable(name).filter(|user| !user.is_empty()));
+    named.unwrap_or_else(|| "postgres".into())
 }
 
 /// As libpq has it: `require` with a root certificate also checks the chain.
@@ -264,6 +270,16 @@ fn decode(text: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_user_it_is_the_one_of_the_environment() {
+        let user = |set: &[(&str, &str)]| {
+            default_user(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(user(&[("PGUSER", "relay"), ("USER", "ann")]), "relay");
+        assert_eq!(user(&[("USER", "ann")]), "ann");
+        assert_eq!(user(&[]), "postgres");
+    }
 
     fn from_url(url: &str) -> Result<Target, Error> {
         let connection = Connection { url: Some(Secret::new(url)), ..Connection::default() };
