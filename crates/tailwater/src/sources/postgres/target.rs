@@ -83,7 +83,8 @@ impl Target {
         };
         let hosts = connection.host.clone().or(url.hosts).unwrap_or_else(|| "localhost".into());
         let ports = connection.port.map(|port| port.to_string()).or(url.ports).unwrap_or_default();
-        let user = connection.user.clone().or(url.user).unwrap_or_else(|| default_user(|name| std::env::var(name).ok()));
+        let user =
+            connection.user.clone().or(url.user).unwrap_or_else(|| default_user(|name| std::env::var(name).ok()));
         let password = match (&connection.password, &connection.password_file) {
             (Some(password), _) => Some(password.clone()),
             (None, Some(path)) => Some(read_password(path)?),
