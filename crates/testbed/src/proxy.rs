@@ -69,8 +69,10 @@ impl Proxy {
             both_left: AtomicI64::new(-1),
             connections: AtomicU64::new(0),
         });
-        let addr = SocketAddr::from(([127, 0, 0, 1], crate::free_port()));
-        let listener = listen(addr).expect("the port was free a moment ago");
+        let (addr, listener) = (0..20)
+            .map(|_| SocketAddr::from(([127, 0, 0, 1], crate::free_port())))
+            .find_map(|addr| Some((addr, listen(addr).ok()?)))
+            .expect("one of twenty free ports stays free for a moment");
         let stop = CancellationToken::new();
         let (shared, stopped) = (control.clone(), stop.clone());
         std::thread::Builder::new()
@@ -288,8 +290,9 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, counter: &Counter, 
             return to.shutdown().await;
         }
         let allowed = control.allowed(counter, read);
-        to.write_all(buffer.get(..allowed).expect("no more than was read")).await?;
+        // Counted first: who has seen the bytes also sees the count.
         control.spend(counter, allowed);
+        to.write_all(buffer.get(..allowed).expect("no more than was read")).await?;
         if control.allowed(counter, 1) == 0 {
             // Let the last bytes leave before the reset throws away what is unsent.
             tokio::time::sleep(Duration::from_millis(5)).await;
