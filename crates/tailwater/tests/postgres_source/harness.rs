@@ -98,7 +98,7 @@ impl Drop for Outbox {
         let (url, slot) = (self.server_url.clone(), self.config.slot.clone());
         let clean = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(tokio::time::timeout(Duration::from_secs(3), remove_slot(&url, &slot)))
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3), remove_slot(&url, &slot)).await })
         });
         drop(clean.join());
     }
