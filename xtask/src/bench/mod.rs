@@ -85,7 +85,7 @@ impl Bench {
             "state_dir = \"{state}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[pipelines.bench.source]\ntype = \"postgres\"\n\
              url = \"{url}\"\nslot = \"{slot}\"\npublication = \"pub\"\ntable = \"outbox\"\n\
              [pipelines.bench.route.outbox]\nkey_column = \"aggregateid\"\nroute_by = \"aggregatetype\"\n\
-             topic_replacement = \"${{routedByValue}}\"\n{sink}",
+             topic_replacement = \"${{routedByValue}}\"\nexpand_json = true\n{sink}",
             state = directory.join("state").display(),
             url = self.pg.url(database),
         );
