@@ -186,6 +186,7 @@ fn from_and_to_need_no_file() {
     assert_eq!(names, ["outbox", "outbox", "outbox"]);
     let SinkConfig::Rabbitmq(sink) = &outbox.sink else { panic!("not rabbitmq") };
     assert_eq!(sink.exchange, "events");
+    assert!(outbox.route.outbox.expand_json, "JSON goes out as JSON");
     let more = Flags { slot: Some("mine".into()), table: Some("app.events".into()), ..Flags::default() };
     let loaded = without_file("postgres:///shop", "stdout", more).unwrap();
     let SourceConfig::Postgres(source) = &loaded.config.pipelines["outbox"].source;

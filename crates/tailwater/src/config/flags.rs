@@ -52,6 +52,8 @@ pub fn pipeline(flags: &Flags, settings: &mut Settings, notices: &mut Vec<Notice
     for name in ["slot", "publication", "table"] {
         settings.set_value(&at(&format!("source.{name}")), "outbox", Origin::Chosen("the default of --from"));
     }
+    // Without a file nobody is a Debezium consumer yet: JSON goes out as JSON, not as a quoted text.
+    settings.set_value(&at("route.outbox.expand_json"), true, Origin::Chosen("the default of --from"));
     if exchange {
         settings.set_value(&at("sink.exchange"), "events", Origin::Chosen("the default of --to"));
     }
