@@ -44,6 +44,21 @@ async fn a_source_resumes_inside_a_transaction_at_the_ordinal() {
     assert_eq!(ordinals, (0..10_000).collect::<Vec<u64>>());
 }
 
+#[tokio::test]
+async fn inside_a_large_transaction_the_lag_shows() {
+    let outbox = Outbox::with_slot(shared_postgres().await).await;
+    let mut source = outbox.open(None).await;
+    let at_start = source.status.server_lsn.load(Ordering::Relaxed);
+    outbox.insert(0..10_000).await;
+    source.next_in(50_000).await.unwrap();
+    while !source.inside() {
+        source.next_in(50_000).await.unwrap();
+    }
+    let known = source.status.server_lsn.load(Ordering::Relaxed);
+    assert!(known > at_start, "the server's end is known to have moved: {at_start} → {known}");
+    assert!(source.status.confirmed_lsn.load(Ordering::Relaxed) < known);
+}
+
 /// S1
 #[tokio::test]
 async fn a_cancelled_read_loses_nothing() {

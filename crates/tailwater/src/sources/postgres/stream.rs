@@ -188,6 +188,8 @@ impl Stream {
                 data.advance(1);
                 let lsn = data.get_u64();
                 data.advance(16);
+                // Inside a large transaction nothing else tells how far behind we are.
+                self.link.note_server_end(lsn);
                 self.apply(lsn, data, changes, size)
             }
             Some(b'k') if data.len() >= 18 => {
