@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Routed {
     /// Publish this.
     Message(Message),
+    /// Publish these, in this order: one change that is several events (a delete and its tombstone). Never empty.
+    Messages(Vec<Message>),
     /// Nothing to publish, by rule (a delete in the outbox, a table that is not captured): counted under this name.
     Filtered(&'static str),
     /// Cannot be published as it is. `raw` is what a dead letter shows: id, topic as far as known, the row as JSON.

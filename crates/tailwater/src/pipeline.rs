@@ -224,6 +224,7 @@ impl Pipeline {
         for change in &batch.changes {
             match self.route.apply(change) {
                 Routed::Message(message) => plan.message(message, change),
+                Routed::Messages(messages) => messages.into_iter().for_each(|message| plan.message(message, change)),
                 Routed::Filtered(_) => filtered += 1,
                 Routed::Rejected { reason, raw } => {
                     self.status.rejected.fetch_add(1, Relaxed);
@@ -236,6 +237,7 @@ impl Pipeline {
             tracing::warn!(pipeline = %self.status.name, "{notice}");
         }
         let bytes = batch.size_bytes + plan.bytes;
+        plan.upto = (self.work.len() == 1).then(|| batch.upto.clone());
         let entry = self.ledger.open(batch.upto, plan.messages, bytes);
         let oldest = batch.changes.first().map_or(0, |change| change.commit.time_us);
         plan.hand_over(entry, &self.work);
@@ -344,6 +346,8 @@ struct Plan {
     lanes: Vec<Vec<Part>>,
     messages: usize,
     bytes: usize,
+    /// Where the source stands after the batch: only an only lane may store it with its last messages.
+    upto: Option<Position>,
 }
 
 enum Part {
@@ -353,7 +357,7 @@ enum Part {
 
 impl Plan {
     fn new(lanes: usize) -> Self {
-        Plan { lanes: (0..lanes).map(|_| Vec::new()).collect(), messages: 0, bytes: 0 }
+        Plan { lanes: (0..lanes).map(|_| Vec::new()).collect(), messages: 0, bytes: 0, upto: None }
     }
 
     fn lane(&mut self, message: &Message) -> &mut Vec<Part> {
@@ -377,14 +381,16 @@ impl Plan {
         self.lane(&raw).push(Part::Refused { raw, reason, commit_us });
     }
 
-    fn hand_over(self, entry: EntryId, work: &[mpsc::UnboundedSender<Work>]) {
+    fn hand_over(mut self, entry: EntryId, work: &[mpsc::UnboundedSender<Work>]) {
         for (lane, parts) in self.lanes.into_iter().enumerate() {
-            for part in parts {
+            let last = parts.len().saturating_sub(1);
+            for (index, part) in parts.into_iter().enumerate() {
                 let (messages, commit_us, refused): (Arc<[Message]>, _, _) = match part {
                     Part::Good { messages, commit_us } => (messages.into(), commit_us, None),
                     Part::Refused { raw, reason, commit_us } => (Arc::new([raw]), commit_us, Some(reason)),
                 };
-                let slice = Slice { messages, upto: None };
+                let upto = if index == last { self.upto.take() } else { None };
+                let slice = Slice { messages, upto };
                 // a lane that is gone has failed, which the loop is about to hear; the entry stays open
                 drop(work[lane].send(Work { entry, slice, commit_us, refused }));
             }

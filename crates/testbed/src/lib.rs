@@ -1,4 +1,4 @@
-//! Private real servers for tests, demo and benchmarks: PostgreSQL and RabbitMQ in a temporary directory on free ports,
+//! Private real servers for tests, demo and benchmarks: PostgreSQL, RabbitMQ and Kafka in a temporary directory on free ports,
 //! a fault proxy, load writers, and helpers that wait for a state instead of sleeping.
 //!
 //! Not a mock of anything, and never part of the relay itself. A server that is not installed is a panic that names the
@@ -7,6 +7,7 @@
 
 mod child;
 mod http;
+mod kafka;
 mod load;
 mod ports;
 mod postgres;
@@ -20,6 +21,7 @@ mod workdir;
 
 pub use child::{Child, python, tailwater_binary};
 pub use http::{HttpAnswer, http_get, http_request};
+pub use kafka::{Kafka, KafkaOptions, Listener, shared_kafka};
 pub use load::{Committed, Load, LoadOptions};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions, StopMode, postgres_program, shared_postgres};

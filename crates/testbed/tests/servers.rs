@@ -1,7 +1,13 @@
 //! The servers start, answer, stop, and come back with their data.
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use std::time::Duration;
-use testbed::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, StopMode, http_get, shared_postgres};
+use testbed::{
+    Kafka, KafkaOptions, Listener, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, StopMode, http_get,
+    shared_postgres,
+};
 
 #[tokio::test]
 async fn postgres_comes_back_with_its_data_after_every_kind_of_stop() {
@@ -64,4 +70,41 @@ async fn rabbitmq_comes_back_with_its_queues_after_a_stop_and_a_kill() {
     broker.kill9();
     broker.start_again().await;
     assert_eq!(broker.management("/api/queues/%2f/q").await.status, 200);
+}
+
+#[tokio::test]
+async fn kafka_comes_back_with_its_records_after_a_stop_a_kill_and_a_freeze() {
+    let jaas = r#"org.apache.kafka.common.security.plain.PlainLoginModule required user_alice="secret";"#;
+    let listener = Listener {
+        protocol: "SASL_SSL",
+        properties: vec!["sasl.enabled.mechanisms=PLAIN".into(), format!("plain.sasl.jaas.config={jaas}")],
+    };
+    let broker = Kafka::start_with(KafkaOptions { listeners: vec![listener], ..Default::default() }).await;
+    broker.create_topic("t", 1, &[]).await;
+    let producer: FutureProducer = broker.client().create().unwrap();
+    for (number, how) in ["start", "stop", "kill", "freeze"].into_iter().enumerate() {
+        match how {
+            "stop" => drop(broker.stop().await),
+            "kill" => broker.kill9(),
+            "freeze" => {
+                broker.freeze();
+                broker.thaw();
+            }
+            _ => {}
+        }
+        if matches!(how, "stop" | "kill") {
+            broker.start_again().await;
+        }
+        let record = FutureRecord::to("t").key("k").payload(how);
+        let sent = producer.send(record, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(sent.offset, number as i64);
+    }
+    let mut secure = ClientConfig::new();
+    secure.set("bootstrap.servers", broker.listener("SASL_SSL")).set("security.protocol", "SASL_SSL");
+    secure.set("ssl.ca.location", broker.authority().unwrap().ca_path().to_str().unwrap());
+    secure.set("sasl.mechanism", "PLAIN").set("sasl.username", "alice").set("sasl.password", "secret");
+    let client: BaseConsumer = secure.create().unwrap();
+    let found =
+        tokio::task::spawn_blocking(move || client.fetch_metadata(None, Duration::from_secs(20))).await.unwrap();
+    assert!(found.unwrap().topics().iter().any(|topic| topic.name() == "t"));
 }

@@ -70,6 +70,7 @@ impl Case {
             changes += 1;
             match router.apply(&change) {
                 Routed::Message(message) => messages.push(message),
+                Routed::Messages(more) => messages.extend(more),
                 Routed::Filtered(_) => filtered += 1,
                 Routed::Rejected { reason, raw } => {
                     assert!(!reason.is_empty(), "{}: a rejection says why", self.name);

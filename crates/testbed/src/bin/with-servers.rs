@@ -1,8 +1,8 @@
-//! Starts PostgreSQL and RabbitMQ, runs the command that follows with their addresses in its environment, and ends with
+//! Starts PostgreSQL, RabbitMQ and Kafka, runs the command that follows with their addresses in its environment, and ends with
 //! its exit code: `with-servers cargo test`. The servers end with this program.
 
 use std::process::{Command, ExitCode};
-use testbed::{Postgres, RabbitMq};
+use testbed::{Kafka, Postgres, RabbitMq};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -11,9 +11,9 @@ async fn main() -> ExitCode {
         eprintln!("usage: with-servers COMMAND [ARGUMENT]…");
         return ExitCode::from(2);
     };
-    let (postgres, rabbitmq) = tokio::join!(Postgres::start(), RabbitMq::start());
+    let (postgres, rabbitmq, kafka) = tokio::join!(Postgres::start(), RabbitMq::start(), Kafka::start());
     let mut command = Command::new(&program);
-    command.args(args).envs(postgres.share()).envs(rabbitmq.share());
+    command.args(args).envs(postgres.share()).envs(rabbitmq.share()).envs(kafka.share());
     let status = tokio::task::spawn_blocking(move || command.status()).await.expect("not cancelled");
     match status {
         Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),

@@ -1,0 +1,304 @@
+//! A private Kafka broker (KRaft, one node): start, stop, kill, freeze, start again on the same ports.
+//!
+//! The jars are those that `script/setup` fetches; `TAILWATER_KAFKA_LIBS` names another directory of them.
+
+use crate::process::Server;
+use crate::tls::Authority;
+use crate::workdir::WorkDir;
+use crate::{free_port, note};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
+
+const INSTALL: &str = "the jars of a Kafka broker were not found; type: script/setup";
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What differs from the default broker.
+#[derive(Clone, Debug, Default)]
+pub struct KafkaOptions<'a> {
+    /// More lines of `server.properties`.
+    pub settings: Vec<&'a str>,
+    /// Listeners beside the plain one: security protocol and further properties, see [`Kafka::listener`].
+    pub listeners: Vec<Listener<'a>>,
+    /// Lines given to the formatting of the storage: `SCRAM-SHA-256=[name=alice,password=secret]`.
+    pub scram: Vec<&'a str>,
+}
+
+/// One more listener, named like its protocol without underscores.
+#[derive(Clone, Debug)]
+pub struct Listener<'a> {
+    /// `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`. For the TLS ones a certificate for `localhost` and `127.0.0.1` is made.
+    pub protocol: &'a str,
+    /// Lines below `listener.name.<name>.`, e.g. `plain.sasl.jaas.config=…`.
+    pub properties: Vec<String>,
+}
+
+/// A running (or stopped) broker; gone with this value, or with the process.
+#[derive(Debug)]
+pub struct Kafka {
+    server: Mutex<Option<Server>>,
+    port: u16,
+    listeners: Vec<(String, u16)>,
+    authority: Option<Authority>,
+    dir: Option<Arc<WorkDir>>,
+}
+
+/// The broker of the whole run (`TAILWATER_TEST_KAFKA_PORT`), else one for this process.
+///
+/// Use topics and groups with names of your own in it and never stop it.
+pub async fn shared_kafka() -> &'static Kafka {
+    static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+    SHARED
+        .get_or_init(|| async {
+            let port = std::env::var("TAILWATER_TEST_KAFKA_PORT").ok().and_then(|port| port.parse().ok());
+            match port {
+                Some(port) => {
+                    Kafka { server: Mutex::new(None), port, listeners: Vec::new(), authority: None, dir: None }
+                }
+                None => Kafka::start().await,
+            }
+        })
+        .await
+}
+
+impl Kafka {
+    /// A broker with the defaults of [`KafkaOptions`]; about 4 s.
+    pub async fn start() -> Kafka {
+        Kafka::start_with(KafkaOptions::default()).await
+    }
+
+    /// A broker that differs from the default.
+    pub async fn start_with(options: KafkaOptions<'_>) -> Kafka {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match Kafka::try_new(&options).await {
+                Ok(broker) => return broker,
+                Err(log) if attempt < 3 && log.contains("Address already in use") => {}
+                Err(log) => panic!("Kafka did not start:\n{log}"),
+            }
+        }
+    }
+
+    async fn try_new(options: &KafkaOptions<'_>) -> Result<Kafka, String> {
+        let dir = Arc::new(WorkDir::new());
+        let (port, controller) = (free_port(), free_port());
+        let listeners: Vec<_> = options.listeners.iter().map(|l| (l.protocol.to_owned(), free_port())).collect();
+        let authority = listeners.iter().any(|(protocol, _)| protocol.ends_with("SSL")).then(|| {
+            let authority = Authority::new(dir.path());
+            let (certificate, key) = authority.certificate(&["localhost", "127.0.0.1"]);
+            write(&dir.path().join("server.pem"), &format!("{key}{certificate}"));
+            authority
+        });
+        write_settings(dir.path(), port, controller, &listeners, options);
+        format_storage(dir.path(), options).await?;
+        let broker = Kafka { server: Mutex::new(None), port, listeners, authority, dir: Some(dir) };
+        broker.try_start().await?;
+        Ok(broker)
+    }
+
+    /// Port of the plain listener on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:port` of the plain listener.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `localhost:port` of the listener with this protocol.
+    pub fn listener(&self, protocol: &str) -> String {
+        let (_, port) =
+            self.listeners.iter().find(|(name, _)| name == protocol).expect("a listener that was asked for");
+        format!("localhost:{port}")
+    }
+
+    /// The authority that signed the broker's certificate.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// Variables that make [`shared_kafka`] of other processes use this broker.
+    pub fn share(&self) -> Vec<(&'static str, String)> {
+        vec![("TAILWATER_TEST_KAFKA_PORT", self.port.to_string())]
+    }
+
+    /// Settings of a client of the plain listener.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap()).set("broker.address.family", "v4");
+        config
+    }
+
+    /// An administrator.
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().expect("an admin client needs no connection")
+    }
+
+    /// Creates a topic; `config` are pairs like `("cleanup.policy", "compact")`.
+    pub async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let results = self.admin().create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
+        results.into_iter().for_each(|result| drop(result.expect("a topic that was not there")));
+    }
+
+    /// An orderly stop.
+    pub async fn stop(&self) -> Duration {
+        let server = self.take();
+        server.signal(libc::SIGTERM);
+        server.wait(STOP_LIMIT).await.unwrap_or_else(|| panic!("Kafka did not stop within {STOP_LIMIT:?}"))
+    }
+
+    /// Starts it again: same ports, same data.
+    pub async fn start_again(&self) {
+        assert!(self.lock().is_none(), "Kafka still runs");
+        if let Err(log) = self.try_start().await {
+            panic!("Kafka did not start again:\n{log}");
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&self) {
+        self.take().signal(libc::SIGKILL);
+    }
+
+    /// SIGSTOP: sockets stay open and nobody answers.
+    pub fn freeze(&self) {
+        self.lock().as_ref().expect("Kafka runs and belongs to this test").signal(libc::SIGSTOP);
+    }
+
+    /// Undoes [`Kafka::freeze`].
+    pub fn thaw(&self) {
+        self.lock().as_ref().expect("Kafka runs and belongs to this test").signal(libc::SIGCONT);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().expect("no panic while held")
+    }
+
+    fn take(&self) -> Server {
+        self.lock().take().expect("Kafka runs and belongs to this test")
+    }
+
+    async fn try_start(&self) -> Result<(), String> {
+        let dir = self.dir.clone().expect("the broker of the whole run is never started here");
+        let log_path = dir.path().join("kafka.log");
+        let log = std::fs::File::options().create(true).append(true).open(&log_path).expect("writable directory");
+        let mut command = java(dir.path());
+        command
+            .arg("kafka.Kafka")
+            .arg(dir.path().join("server.properties"))
+            .stdout(log.try_clone().expect("a file handle can be cloned"))
+            .stderr(log)
+            .process_group(0);
+        let server = Server::spawn("kafka", dir.clone(), command, libc::SIGKILL).map_err(|error| error.to_string())?;
+        let start = Instant::now();
+        let probe: Arc<BaseConsumer> = Arc::new(self.client().create().expect("a client needs no connection"));
+        loop {
+            if server.ended().is_some() || start.elapsed() > START_LIMIT {
+                return Err(String::from_utf8_lossy(&std::fs::read(&log_path).unwrap_or_default()).into_owned());
+            }
+            let probe = probe.clone();
+            let ask = move || probe.fetch_metadata(None, Duration::from_secs(1)).map(|found| found.brokers().len());
+            match tokio::task::spawn_blocking(ask).await.expect("not cancelled") {
+                Ok(brokers) if brokers > 0 => break,
+                other => note(other),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        *self.lock() = Some(server);
+        Ok(())
+    }
+}
+
+/// `java` with the broker's class path, small and quick to start.
+fn java(dir: &Path) -> Command {
+    let mut command = Command::new("java");
+    command
+        .args(["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .arg(format!("-Djava.io.tmpdir={}", dir.display()))
+        .arg("-cp")
+        .arg(format!("{}/*", libs().display()))
+        .current_dir("/")
+        .stdin(Stdio::null());
+    command
+}
+
+fn libs() -> PathBuf {
+    let given = std::env::var_os("TAILWATER_KAFKA_LIBS").map(PathBuf::from);
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let dir = given.or_else(|| Some(cache.or_else(home)?.join("tailwater/kafka-4.3.0")));
+    dir.filter(|dir| dir.join("kafka_2.13-4.3.0.jar").exists() || std::env::var_os("TAILWATER_KAFKA_LIBS").is_some())
+        .unwrap_or_else(|| panic!("{INSTALL}"))
+}
+
+async fn format_storage(dir: &Path, options: &KafkaOptions<'_>) -> Result<(), String> {
+    let mut command = java(dir);
+    // Any 16 bytes in URL-safe base64 identify a cluster.
+    let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, rand::random::<[u8; 16]>());
+    command.args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]).arg(dir.join("server.properties"));
+    for line in &options.scram {
+        command.args(["--add-scram", line]);
+    }
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("not cancelled");
+    let output = output.map_err(|error| format!("java does not start: {error}\n{INSTALL}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+fn write_settings(dir: &Path, port: u16, controller: u16, listeners: &[(String, u16)], options: &KafkaOptions<'_>) {
+    let name = |protocol: &str| protocol.replace('_', "");
+    let each = |format: &dyn Fn(&(String, u16)) -> String| listeners.iter().map(format).collect::<String>();
+    let bind = each(&|(protocol, port)| format!(",{}://127.0.0.1:{port}", name(protocol)));
+    let advertised = each(&|(protocol, port)| format!(",{}://localhost:{port}", name(protocol)));
+    let map = each(&|(protocol, _)| format!(",{}:{protocol}", name(protocol)));
+    let mut lines = vec![
+        "process.roles=broker,controller".to_owned(),
+        "node.id=1".into(),
+        format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+        format!("listeners=INTERNAL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{bind}"),
+        format!("advertised.listeners=INTERNAL://127.0.0.1:{port}{advertised}"),
+        "controller.listener.names=CONTROLLER".into(),
+        "inter.broker.listener.name=INTERNAL".into(),
+        format!("listener.security.protocol.map=INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT{map}"),
+        format!("log.dirs={}", dir.join("kafka-data").display()),
+        "auto.create.topics.enable=false".into(),
+        "offsets.topic.num.partitions=1".into(),
+        "offsets.topic.replication.factor=1".into(),
+        "transaction.state.log.num.partitions=1".into(),
+        "transaction.state.log.replication.factor=1".into(),
+        "transaction.state.log.min.isr=1".into(),
+        "share.coordinator.state.topic.replication.factor=1".into(),
+        "share.coordinator.state.topic.min.isr=1".into(),
+        "group.initial.rebalance.delay.ms=0".into(),
+    ];
+    for listener in &options.listeners {
+        let prefix = format!("listener.name.{}", name(listener.protocol).to_lowercase());
+        if listener.protocol.ends_with("SSL") {
+            lines.push(format!("{prefix}.ssl.keystore.type=PEM"));
+            lines.push(format!("{prefix}.ssl.keystore.location={}", dir.join("server.pem").display()));
+        }
+        lines.extend(listener.properties.iter().map(|property| format!("{prefix}.{property}")));
+    }
+    lines.extend(options.settings.iter().map(|line| (*line).to_owned()));
+    write(&dir.join("server.properties"), &(lines.join("\n") + "\n"));
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}

@@ -1,0 +1,3 @@
+//! The order services: one program, one subcommand per role.
+
+fn main() {}
