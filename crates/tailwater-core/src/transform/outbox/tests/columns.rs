@@ -246,7 +246,7 @@ fn only_tables_that_the_predicate_names_are_outboxes() {
             s.negate = negate;
         });
         let of = |routed| match routed {
-            Routed::Message(_) => "message",
+            Routed::Message(_) | Routed::Messages(_) => "message",
             Routed::Filtered(name) => name,
             Routed::Rejected { .. } => "rejected",
         };

@@ -186,6 +186,7 @@ proptest! {
                 serde_json::from_slice::<serde_json::Value>(raw.payload.as_deref().unwrap()).unwrap();
             }
             Routed::Filtered(name) => prop_assert!(false, "filtered as {}", name),
+            Routed::Messages(_) => prop_assert!(false, "one row is one message"),
         }
     }
 }
