@@ -16,6 +16,7 @@ mod strict;
 mod tests;
 mod topic;
 
+pub use java_regex::JavaRegex;
 pub use router::{OutboxRouter, RouteSettings};
 pub use strict::ContextHeaders;
 

@@ -3,6 +3,7 @@
 use super::origin::{Origins, Problem};
 use super::{Config, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
 use crate::assemble;
+use crate::sources::postgres::filter::Filter;
 use tailwater_core::transform::outbox::RouteConfigError;
 
 /// All problems of a configuration.
@@ -58,6 +59,9 @@ impl Check<'_> {
             "a publication's name has at most 63 bytes",
         );
         self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
+        if let Err(error) = Filter::new(&source.tables) {
+            self.require(false, &at("source.tables"), &error);
+        }
         let located = source.connection.url.is_some() || source.connection.host.is_some();
         self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
         self.route(name, pipeline);

@@ -14,8 +14,14 @@ pub struct PostgresConfig {
     /// Replication slot: `[a-z0-9_]{1,63}`.
     pub slot: String,
     pub publication: String,
-    /// The outbox table, `schema.name` or `name` (then `public`).
+    /// The outbox table, `schema.name` or `name` (then `public`). Empty: change events of `tables`.
     pub table: String,
+    /// Which tables of the publication are captured, where it is change events that are wanted (`table` is empty).
+    pub tables: TableFilter,
+    /// Whether a publication that is missing is made at start.
+    pub publication_autocreate: Autocreate,
+    /// A publication made at start reports partitions as their root table (the outbox's always does).
+    pub publish_via_partition_root: bool,
     /// Rows that are there at the first start: publish them too (default), or only what comes after.
     pub snapshot: Snapshot,
     /// Prefix of logical messages to read (`pg_logical_emit_message`); none: messages are not asked for.
@@ -66,5 +72,35 @@ pub enum SslMode {
 pub enum Snapshot {
     #[default]
     Initial,
+    #[serde(alias = "no_data", alias = "schema_only")]
     Never,
+}
+
+/// What becomes of a publication that does not exist (Debezium's `publication.autocreate.mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Autocreate {
+    /// It is expected to exist; the error says how to make it.
+    #[default]
+    Disabled,
+    /// Made for the captured tables; one that exists is given captured tables it lacks. Needs ownership of the tables and
+    /// CREATE on the database.
+    Filtered,
+    /// Made for all tables, also those to come. Needs a superuser.
+    AllTables,
+}
+
+/// Tables by name, as Debezium's lists of the same names have it: Java regular expressions, separated by commas (`\\,` is a
+/// comma inside one), each matching the whole `schema.table` (or schema), upper and lower case alike. Empty: no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TableFilter {
+    /// `table.include.list`
+    pub include: String,
+    /// `table.exclude.list`; not together with `include`.
+    pub exclude: String,
+    /// `schema.include.list`
+    pub include_schemas: String,
+    /// `schema.exclude.list`; not together with `include_schemas`.
+    pub exclude_schemas: String,
 }

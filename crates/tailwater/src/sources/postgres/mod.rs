@@ -12,6 +12,7 @@ pub mod config;
 pub mod connect;
 pub mod failure;
 mod feedback;
+pub mod filter;
 mod open;
 pub mod position;
 pub mod slot;
