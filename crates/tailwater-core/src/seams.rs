@@ -105,4 +105,8 @@ pub struct Rejection {
 pub trait Checkpoints: Send + Sync {
     async fn load(&self) -> Result<Option<Position>, Failure>;
     async fn save(&self, position: &Position) -> Result<(), Failure>;
+    /// Forgets the position: the next start is a first one, as far as we know. Only while nothing runs.
+    async fn clear(&self) -> Result<(), Failure> {
+        Err(Failure::fatal("remove the position where it is kept", "positions of this kind are not removed from here"))
+    }
 }

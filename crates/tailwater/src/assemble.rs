@@ -2,8 +2,9 @@
 
 use crate::checkpoints::file::FileCheckpoints;
 use crate::config::{Config, OnRejected, PipelineConfig, RouteConfig, SinkConfig, SourceConfig};
+use crate::memory::Share;
 use crate::metrics::Status;
-use crate::pipeline::Parts;
+use crate::pipeline::{Parts, Pause};
 use crate::sinks::rabbitmq::RabbitmqSink;
 use crate::sinks::stdout::StdoutSink;
 use crate::sources::postgres::PostgresSource;
@@ -13,7 +14,7 @@ use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfi
 use tailwater_core::{Failure, Sink};
 use uuid::Uuid;
 
-/// All parts of one pipeline.
+/// All parts of one pipeline; it shares memory with nobody and is never paused, unless the caller changes that.
 pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: Arc<Status>) -> Result<Parts, Failure> {
     let SourceConfig::Postgres(postgres) = &pipeline.source;
     let mut postgres = postgres.clone();
@@ -48,6 +49,8 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
         checkpoints: Arc::new(FileCheckpoints::new(&config.state_dir, name)?),
         delivery: pipeline.delivery.clone(),
         status,
+        memory: Share::alone(),
+        pause: Pause::never(),
     })
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod housekeeping;
 pub mod lanes;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod pipeline;

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tailwater_core::Position;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub enum State {
         error: String,
     },
     Draining,
+    /// By order: nothing is read, the source is kept.
+    Paused,
     /// Ended by order.
     Stopped,
     /// Ended by an error that an operator must resolve.
@@ -68,6 +70,7 @@ impl State {
             State::Held { .. } => "held",
             State::Retrying { .. } => "retrying",
             State::Draining => "draining",
+            State::Paused => "paused",
             State::Stopped => "stopped",
             State::Failed { .. } => "failed",
             State::GapPossible { .. } => "gap_possible",
@@ -138,6 +141,9 @@ pub struct Status {
     state: watch::Sender<State>,
     /// What each lane in trouble waits for, by its number.
     troubles: Mutex<BTreeMap<u32, State>>,
+    paused: AtomicBool,
+    /// When a failed pipeline is tried again by itself.
+    retry_at: Mutex<Option<Instant>>,
     /// Rows and messages read from the source.
     pub received: AtomicU64,
     /// Not for publishing, by rule.
@@ -178,6 +184,8 @@ impl Status {
             name: name.into(),
             state: watch::Sender::new(State::Starting),
             troubles: Mutex::new(BTreeMap::new()),
+            paused: AtomicBool::new(false),
+            retry_at: Mutex::new(None),
             received: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
             published: AtomicU64::new(0),
@@ -208,9 +216,15 @@ impl Status {
         self.state.subscribe()
     }
 
-    /// Enters a state; says so in the log if it is another one. Not streaming as long as a lane is in trouble.
+    /// Enters a state; says so in the log if it is another one. Not streaming as long as a lane is in trouble, or while it
+    /// is paused.
     pub fn set_state(&self, state: State) {
-        let state = if state == State::Streaming { self.worst_trouble().unwrap_or(state) } else { state };
+        let state = match state {
+            State::Streaming => self.worst_trouble().unwrap_or(State::Streaming),
+            other => other,
+        };
+        let works = matches!(state, State::Streaming | State::Snapshot { .. });
+        let state = if works && self.paused.load(Relaxed) { State::Paused } else { state };
         self.state.send_if_modified(|current| {
             if *current == state {
                 return false;
@@ -221,6 +235,41 @@ impl Status {
             *current = state;
             true
         });
+    }
+
+    /// Paused by order, or not any more; then it is in `resumed`. A state that needs an operator stays visible.
+    pub fn set_paused(&self, paused: bool, resumed: State) {
+        self.paused.store(paused, Relaxed);
+        match self.state() {
+            State::Starting | State::Snapshot { .. } | State::Streaming if paused => self.set_state(State::Paused),
+            State::Paused if !paused => self.set_state(resumed),
+            _ => {}
+        }
+    }
+
+    /// It starts (again): what the last run held is gone. Counters go on.
+    pub fn begin(&self) {
+        self.troubles.lock().expect("no panic while the lock is held").clear();
+        self.paused.store(false, Relaxed);
+        self.set_retry_in(None);
+        for gauge in [&self.in_flight_messages, &self.in_flight_bytes] {
+            gauge.store(0, Relaxed);
+        }
+        self.oldest_open_us.store(0, Relaxed);
+        self.sink_blocked.store(false, Relaxed);
+        self.source_seen.clear();
+        self.sink_seen.clear();
+    }
+
+    /// A failed pipeline is tried again after so long; `None`: not by itself.
+    pub fn set_retry_in(&self, after: Option<Duration>) {
+        *self.retry_at.lock().expect("no panic while the lock is held") = after.map(|after| Instant::now() + after);
+    }
+
+    /// How long until it is tried again by itself.
+    pub fn retry_in(&self) -> Option<Duration> {
+        let at = *self.retry_at.lock().expect("no panic while the lock is held");
+        at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// A lane cannot go on: it holds or tries again.
@@ -258,5 +307,33 @@ impl Status {
         self.published.fetch_add(count, Relaxed);
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         self.latency.record(now_us.saturating_sub(commit_us).max(0) as u64, count);
+    }
+}
+
+/// The statuses of the pipelines there are now, by name: what metrics and status show. Pipelines come and go.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<RwLock<BTreeMap<String, Arc<Status>>>>);
+
+impl Board {
+    /// Replaces one of the same name.
+    pub fn insert(&self, status: Arc<Status>) {
+        self.0.write().expect("no panic while the lock is held").insert(status.name.clone(), status);
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.0.write().expect("no panic while the lock is held").remove(name);
+    }
+
+    /// All, in the order of their names.
+    pub fn all(&self) -> Vec<Arc<Status>> {
+        self.0.read().expect("no panic while the lock is held").values().cloned().collect()
+    }
+}
+
+impl FromIterator<Arc<Status>> for Board {
+    fn from_iter<I: IntoIterator<Item = Arc<Status>>>(statuses: I) -> Self {
+        let board = Board::default();
+        statuses.into_iter().for_each(|status| board.insert(status));
+        board
     }
 }

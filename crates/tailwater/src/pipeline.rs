@@ -9,6 +9,7 @@
 
 use crate::config::{DeliveryConfig, OnRejected, Order};
 use crate::lanes::{Lane, LaneSetup, Report, Work};
+use crate::memory::Share;
 use crate::metrics::{State, Status};
 use futures_util::future::BoxFuture;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,7 +21,7 @@ use tailwater_core::route::{Route, Routed};
 use tailwater_core::{
     Batch, Change, Checkpoints, Confirm, Failure, Message, OpenSource, Position, Sink, Slice, Source,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,35 @@ pub struct Parts {
     pub checkpoints: Arc<dyn Checkpoints>,
     pub delivery: DeliveryConfig,
     pub status: Arc<Status>,
+    /// Its part of the process's memory.
+    pub memory: Share,
+    pub pause: Pause,
+}
+
+/// The order to pause: the source is kept open and not read.
+#[derive(Clone, Debug)]
+pub struct Pause(watch::Receiver<bool>);
+
+impl Pause {
+    pub fn by(order: &watch::Sender<bool>) -> Self {
+        Pause(order.subscribe())
+    }
+
+    /// Nobody will ever order it.
+    pub fn never() -> Self {
+        Pause(watch::channel(false).1)
+    }
+
+    fn ordered(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits for another order. Cancel-safe.
+    async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// How [`Pipeline::stream`] ended, when nothing is wrong.
@@ -53,6 +83,8 @@ pub struct Pipeline {
     checkpoints: Arc<dyn Checkpoints>,
     delivery: DeliveryConfig,
     status: Arc<Status>,
+    memory: Share,
+    pause: Pause,
     ledger: Ledger,
     work: Vec<mpsc::UnboundedSender<Work>>,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -96,6 +128,8 @@ impl Pipeline {
             ledger: Ledger::new(parts.delivery.memory_bytes),
             delivery: parts.delivery,
             status: parts.status,
+            memory: parts.memory,
+            pause: parts.pause,
             work,
             reports,
             _report: report,
@@ -115,6 +149,9 @@ impl Pipeline {
         }
         let mut delay = REOPEN_FIRST;
         loop {
+            if !self.wait_while_paused(&stop).await {
+                break;
+            }
             let opened = tokio::select! {
                 biased;
                 _ = stop.cancelled() => break,
@@ -149,6 +186,20 @@ impl Pipeline {
         self.leave().await
     }
 
+    /// A pipeline that is paused before its source is open does not open it. False: told to stop meanwhile.
+    async fn wait_while_paused(&mut self, stop: &CancellationToken) -> bool {
+        while self.pause.ordered() {
+            self.status.set_paused(true, State::Starting);
+            tokio::select! {
+                biased;
+                _ = stop.cancelled() => return false,
+                () = self.pause.changed() => {}
+            }
+        }
+        self.status.set_paused(false, State::Starting);
+        true
+    }
+
     /// One opening of the source, from its first batch to its end.
     async fn stream(
         &mut self,
@@ -173,7 +224,8 @@ impl Pipeline {
                 };
             }
             let last = draining && self.ledger.is_empty();
-            let room = self.ledger.room().filter(|_| !draining);
+            let wanted = if draining || self.pause.ordered() { None } else { self.ledger.room() };
+            let room = self.memory.grant(self.ledger.in_flight_bytes(), wanted.unwrap_or(0));
             tokio::select! {
                 biased;
                 // 1. results first: they make room
@@ -195,7 +247,9 @@ impl Pipeline {
                     tracing::warn!(in_flight = self.ledger.in_flight(), "leave undrained: what is in flight is published again at the next start");
                     return Ok(Ended::Stopped);
                 }
-                // 5. save what is settled: on the tick, or with the last of a drain
+                // 5. paused: the source is kept and not read
+                () = self.pause.changed() => self.status.set_paused(self.pause.ordered(), State::Streaming),
+                // 6. save what is settled: on the tick, or with the last of a drain
                 _ = tick.tick(), if saving.is_none() && (self.safe.is_some() || self.unconfirmed.is_some()) && !last => {
                     saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
                     if saving.is_none() {
@@ -205,7 +259,7 @@ impl Pipeline {
                 _ = std::future::ready(()), if saving.is_none() && self.safe.is_some() && last => {
                     saving = self.safe.take().map(|position| save(checkpoints.clone(), position));
                 }
-                // 6. new work, only when the ledger has room
+                // 7. new work, only when the ledger has room
                 batch = source.next(room.unwrap_or(1)), if room.is_some() => match batch {
                     Ok(batch) => self.take(batch),
                     Err(failure) if failure.is_fatal() => return Err(failure),

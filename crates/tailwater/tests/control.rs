@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tailwater::config::HttpConfig;
 use tailwater::config::secret::Secret;
 use tailwater::control::Control;
-use tailwater::metrics::{State, Status};
+use tailwater::metrics::{Board, State, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,8 @@ async fn open(token: Option<&str>) -> (SocketAddr, Arc<Status>, CancellationToke
         token: token.map(Secret::new),
         ..HttpConfig::default()
     };
-    let control = Control::bind(&http, vec![status.clone()]).await.unwrap().expect("a port is configured");
+    let control =
+        Control::bind(&http, Board::from_iter([status.clone()])).await.unwrap().expect("a port is configured");
     let (address, stop) = (control.address, CancellationToken::new());
     tokio::spawn(control.serve(stop.clone()));
     (address, status, stop)
@@ -66,7 +67,7 @@ async fn numbers_are_for_those_with_the_token_and_health_is_for_all() {
 async fn a_taken_port_is_named() {
     let (address, _status, _stop) = open(None).await;
     let http = HttpConfig { listen: Some(address), ..HttpConfig::default() };
-    let error = Control::bind(&http, vec![]).await.unwrap_err().to_string();
+    let error = Control::bind(&http, Board::default()).await.unwrap_err().to_string();
     assert!(error.contains(&address.to_string()) && error.contains("free port"), "{error}");
 }
 
@@ -74,7 +75,7 @@ async fn a_taken_port_is_named() {
 async fn an_open_request_does_not_hold_up_the_stop() {
     let status = Arc::new(Status::new("main"));
     let http = HttpConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..HttpConfig::default() };
-    let control = Control::bind(&http, vec![status]).await.unwrap().expect("a port is configured");
+    let control = Control::bind(&http, Board::from_iter([status])).await.unwrap().expect("a port is configured");
     let (address, stop) = (control.address, CancellationToken::new());
     let serving = tokio::spawn(control.serve(stop.clone()));
     let _silent = TcpStream::connect(address).await.unwrap();

@@ -3,6 +3,7 @@
 //! A file that cannot be read as a whole is an error, never "no position": starting without one could skip events.
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -27,9 +28,7 @@ struct StateError {
 impl FileCheckpoints {
     /// Makes the directory if it is missing. `pipeline` becomes part of the file's name.
     pub fn new(directory: &Path, pipeline: &str) -> Result<Self, Failure> {
-        let name: String =
-            pipeline.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect();
-        let path = directory.join(format!("{name}.position"));
+        let path = directory.join(file_name(pipeline, "position"));
         fs::create_dir_all(directory).map_err(|error| {
             Failure::fatal(
                 format!("make the state directory {} writable for this user, or set state_dir", directory.display()),
@@ -80,6 +79,19 @@ impl FileCheckpoints {
     }
 }
 
+/// A file's name for any pipeline's name: letters, digits, - and _ stay, all else is escaped, so that no two share a file.
+pub fn file_name(pipeline: &str, extension: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let name: String =
+        pipeline.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    if name.len() <= 200 {
+        return format!("{name}.{extension}");
+    }
+    // longer than file systems take
+    let digest: String = Sha256::digest(pipeline).iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}%{digest}.{extension}", &name[..100])
+}
+
 #[async_trait]
 impl Checkpoints for FileCheckpoints {
     async fn load(&self) -> Result<Option<Position>, Failure> {
@@ -91,6 +103,21 @@ impl Checkpoints for FileCheckpoints {
         let (this, position) = (self.clone(), position.clone());
         blocking(move || {
             this.write(&position)
+                .map_err(|error| Failure::retry(StateError { path: this.path.clone(), reason: error.to_string() }))
+        })
+        .await
+    }
+
+    async fn clear(&self) -> Result<(), Failure> {
+        let this = self.clone();
+        blocking(move || {
+            let removed = match fs::remove_file(&this.path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                removed => removed,
+            };
+            let directory = this.path.parent().unwrap_or(Path::new("."));
+            removed
+                .and_then(|()| File::open(directory)?.sync_all())
                 .map_err(|error| Failure::retry(StateError { path: this.path.clone(), reason: error.to_string() }))
         })
         .await
@@ -114,6 +141,22 @@ mod tests {
         checkpoints.save(&Position::new("lsn=0/2")).await.unwrap();
         assert_eq!(checkpoints.load().await.unwrap(), Some(Position::new("lsn=0/2")));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays behind");
+        checkpoints.clear().await.unwrap();
+        checkpoints.clear().await.unwrap();
+        assert_eq!(checkpoints.load().await.unwrap(), None);
+    }
+
+    #[test]
+    fn no_two_pipelines_share_a_file() {
+        let long = "x".repeat(300);
+        let names = ["a_b", "a b", "a/b", "a%20b", "ä", "..", &long, &format!("{long}x")];
+        let files: std::collections::BTreeSet<String> = names.iter().map(|name| file_name(name, "position")).collect();
+        assert_eq!(files.len(), names.len());
+        assert!(
+            files.iter().all(|file| file.len() < 255 && !file.contains('/') && !file.starts_with('.')),
+            "{files:?}"
+        );
+        assert_eq!(file_name("orders-1_x", "position"), "orders-1_x.position", "as it always was");
     }
 
     /// H2: a torn or foreign file must not look like a first start.

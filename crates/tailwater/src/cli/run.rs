@@ -4,14 +4,10 @@
 
 use super::notify::{self, notify};
 use super::{DONE, FAILED, GlobalArgs, WRONG_USAGE};
-use crate::assemble;
 use crate::config::origin::Loaded;
 use crate::control::Control;
-use crate::housekeeping::schedule::Schedule;
-use crate::metrics::Status;
-use crate::supervisor;
+use crate::supervisor::{Defined, Supervisor, Target};
 use std::process::ExitCode;
-use std::sync::Arc;
 use tailwater_core::Failure;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -48,24 +44,15 @@ async fn serve(loaded: &Loaded) -> u8 {
         eprintln!("tailwater: listen for signals: {error}");
         return FAILED;
     }
-    let mut parts = Vec::new();
-    let mut statuses = Vec::new();
-    let mut beside = JoinSet::new();
+    let supervisor = Supervisor::new(&loaded.config, stop);
     for (name, pipeline) in &loaded.config.pipelines {
-        let status = Arc::new(Status::new(name));
-        match assemble::pipeline(name, pipeline, &loaded.config, status.clone()) {
-            Ok(assembled) => parts.push(assembled),
-            Err(failure) => {
-                eprintln!("tailwater: pipeline {name}: {failure}");
-                return WRONG_USAGE;
-            }
+        if let Err(failure) = supervisor.put(name, pipeline.clone(), Defined::File, Target::Running).await {
+            eprintln!("tailwater: pipeline {name}: {failure}");
+            return WRONG_USAGE;
         }
-        if let Some(schedule) = Schedule::of(&loaded.config, pipeline, status.clone()) {
-            beside.spawn(schedule.run(stop.clone()));
-        }
-        statuses.push(status);
     }
-    match Control::bind(&loaded.config.http, statuses).await {
+    let mut beside = JoinSet::new();
+    match Control::bind(&loaded.config.http, supervisor.board()).await {
         Ok(Some(control)) => {
             beside.spawn(control.serve(CancellationToken::new()));
         }
@@ -77,7 +64,7 @@ async fn serve(loaded: &Loaded) -> u8 {
     }
     notify(notify::READY);
     // the HTTP port answers until the very end: a drain can be watched
-    match supervisor::run(parts, stop).await {
+    match supervisor.run_until_done().await {
         Ok(()) => DONE,
         Err(failure) => {
             eprintln!("tailwater: {failure}");

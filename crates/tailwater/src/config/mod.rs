@@ -32,6 +32,8 @@ use tailwater_core::transform::outbox::OutboxOptions;
 pub struct Config {
     /// Positions are kept here, one file a pipeline.
     pub state_dir: PathBuf,
+    /// Bytes in flight over all pipelines; `delivery.memory_bytes` is the limit of each. How it is shared: `memory.rs`.
+    pub memory_bytes: usize,
     pub http: HttpConfig,
     pub pipelines: BTreeMap<String, PipelineConfig>,
 }
@@ -151,7 +153,12 @@ pub struct PruneConfig {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { state_dir: PathBuf::from("tailwater-state"), http: HttpConfig::default(), pipelines: BTreeMap::new() }
+        Config {
+            state_dir: PathBuf::from("tailwater-state"),
+            memory_bytes: 256 << 20,
+            http: HttpConfig::default(),
+            pipelines: BTreeMap::new(),
+        }
     }
 }
 

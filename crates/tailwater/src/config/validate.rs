@@ -10,6 +10,7 @@ use tailwater_core::transform::outbox::RouteConfigError;
 pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
     let mut check = Check { origins, problems: vec![] };
     check.http(config);
+    check.require(config.memory_bytes >= 16 << 20, "memory_bytes", "at least 16777216 (16 MiB)");
     for (name, pipeline) in &config.pipelines {
         check.pipeline(name, pipeline);
     }

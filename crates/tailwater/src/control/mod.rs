@@ -14,7 +14,7 @@ pub mod report;
 
 use crate::config::HttpConfig;
 use crate::config::secret::Secret;
-use crate::metrics::Status;
+use crate::metrics::Board;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -63,14 +63,14 @@ pub struct Control {
 
 #[derive(Debug)]
 struct Shared {
-    pipelines: Vec<Arc<Status>>,
+    pipelines: Board,
     token: Option<Secret>,
     window: Duration,
 }
 
 impl Control {
     /// Opens the port; `None` if the configuration wants none.
-    pub async fn bind(http: &HttpConfig, pipelines: Vec<Arc<Status>>) -> Result<Option<Control>, ControlError> {
+    pub async fn bind(http: &HttpConfig, pipelines: Board) -> Result<Option<Control>, ControlError> {
         validate(http)?;
         let Some(address) = http.listen else { return Ok(None) };
         let bind = |error| ControlError::Bind { address, error };
@@ -111,20 +111,20 @@ async fn live() -> &'static str {
 }
 
 async fn readiness(State(shared): State<Arc<Shared>>) -> Response {
-    let answer = ready::Readiness::of(&shared.pipelines, shared.window);
+    let answer = ready::Readiness::of(&shared.pipelines.all(), shared.window);
     let code = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(answer)).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    match exposition::text(&shared.pipelines, shared.window) {
+    match exposition::text(&shared.pipelines.all(), shared.window) {
         Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<report::Report> {
-    Json(report::Report::of(&shared.pipelines, shared.window))
+    Json(report::Report::of(&shared.pipelines.all(), shared.window))
 }
 
 async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {

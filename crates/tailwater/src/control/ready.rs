@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The answer of `/health/ready`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// All pipelines are.
+    /// All pipelines are, but those that an operator has paused or stopped.
     pub ready: bool,
     /// Why not, by pipeline; empty where a pipeline is ready.
     pub pipelines: BTreeMap<String, Vec<String>>,
@@ -22,7 +22,8 @@ pub struct Readiness {
 impl Readiness {
     pub fn of(pipelines: &[Arc<Status>], window: Duration) -> Self {
         let reasons: BTreeMap<_, _> = pipelines.iter().map(|p| (p.name.clone(), obstacles(p, window))).collect();
-        Readiness { ready: reasons.values().all(Vec::is_empty), pipelines: reasons }
+        let ready = pipelines.iter().all(|p| by_order(&p.state()) || reasons.get(&p.name).is_none_or(Vec::is_empty));
+        Readiness { ready, pipelines: reasons }
     }
 }
 
@@ -47,6 +48,10 @@ pub fn obstacles(status: &Status, window: Duration) -> Vec<String> {
     reasons
 }
 
+fn by_order(state: &State) -> bool {
+    matches!(state, State::Paused | State::Stopped)
+}
+
 fn by_state(state: &State) -> Option<String> {
     match state {
         State::Starting => Some("starting".into()),
@@ -55,6 +60,7 @@ fn by_state(state: &State) -> Option<String> {
         }
         State::Held { event, reason, .. } => Some(format!("held at event {event}: {reason}")),
         State::Draining => Some("stopping".into()),
+        State::Paused => Some("paused".into()),
         State::Stopped => Some("stopped".into()),
         State::Failed { error, .. } => Some(format!("failed: {error}")),
         State::GapPossible { error, .. } => Some(format!("events may be missing: {error}")),
@@ -163,6 +169,7 @@ mod tests {
             (State::Held { event: text(), topic: text(), reason: text() }, false),
             (State::Retrying { what: text(), error: text() }, true),
             (State::Draining, false),
+            (State::Paused, false),
             (State::Stopped, false),
             (State::Failed { error: text(), hint: text() }, false),
             (State::GapPossible { error: text(), hint: text() }, false),

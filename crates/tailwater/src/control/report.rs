@@ -38,6 +38,9 @@ pub struct PipelineReport {
     pub database_seen_seconds: Option<f64>,
     pub broker_seen_seconds: Option<f64>,
     pub broker_blocked: bool,
+    /// A failed pipeline is tried again by itself after so long; absent: not by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_seconds: Option<u64>,
 }
 
 /// `state` and what belongs to it; absent where a state has no such thing.
@@ -124,6 +127,7 @@ impl PipelineReport {
             database_seen_seconds: status.source_seen.age().map(|age| age.as_secs_f64()),
             broker_seen_seconds: status.sink_seen.age().map(|age| age.as_secs_f64()),
             broker_blocked: status.sink_blocked.load(Relaxed),
+            retry_in_seconds: status.retry_in().map(|left| left.as_secs()),
         }
     }
 }
@@ -147,6 +151,9 @@ impl StateReport {
             State::Retrying { what, error } => report.reason = Some(format!("{what}: {error}")),
             State::Failed { error, hint } | State::GapPossible { error, hint } => {
                 (report.reason, report.hint) = (Some(error), Some(hint));
+            }
+            State::Paused => {
+                report.hint = Some("resume it: nothing is read meanwhile, and the slot keeps the log".into())
             }
             State::Starting | State::Snapshot { .. } | State::Streaming | State::Draining | State::Stopped => {}
         }

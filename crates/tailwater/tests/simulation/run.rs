@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tailwater::config::{DeliveryConfig, OnRejected, Order};
+use tailwater::memory::Share;
 use tailwater::metrics::{State, Status};
-use tailwater::pipeline::{Parts, Pipeline};
+use tailwater::pipeline::{Parts, Pause, Pipeline};
 use tailwater_core::Failure;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -213,6 +214,8 @@ impl Plan {
             checkpoints: Arc::new(FakeCheckpoints { world: world.clone(), generation }),
             delivery: self.delivery.clone(),
             status,
+            memory: Share::alone(),
+            pause: Pause::never(),
         }
     }
 
