@@ -3,33 +3,39 @@
 //! The marker and the effect are written in the caller's transaction, inside one savepoint: they commit together or not at
 //! all, also when the caller commits after an error of the handler. What the handler does *outside* the database (mail,
 //! HTTP) is not covered: write a row for it here, and send it from that row under an idempotency key of its own.
+//!
+//! **Follow-ups.** Events that a handler publishes ([`crate::outbox`], same transaction) belong to its effect. Once that has
+//! committed they go out, whatever becomes of the incoming message: if the acknowledgement is lost, or an impatient broker
+//! moves the message to the dead letters, the follow-ups are dispatched all the same, once; and a replay of the message finds
+//! its marker and does nothing. If the handler failed, marker, effect and follow-ups are gone together.
 
+mod once;
+mod retention;
+
+#[cfg(feature = "sqlx")]
+pub use once::once_sqlx;
+pub use once::{Error, Once, once};
+pub use retention::{Retention, RetentionError};
+
+use crate::connection::{Connection, DatabaseError};
 use crate::name::{NameError, Table};
-use std::time::Duration;
-use tokio_postgres::{GenericClient, Transaction};
 
-/// What [`once`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Once<T> {
-    /// The handler ran, with this result. Commit, then acknowledge.
-    Done(T),
-    /// An earlier delivery of the same event has committed: nothing was done. Acknowledge.
-    Known,
-}
-
-/// Why an event was not handled. The marker is not written; acknowledge nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum Error<E> {
-    #[error("write the inbox marker")]
-    Database(#[from] tokio_postgres::Error),
-    #[error("handle the event")]
-    Handler(#[source] E),
-}
+/// The table of markers, for migrations of your own; [`create_table`] does the same. Its key is `(source, id)`: two
+/// producers may use the same id. The second index serves [`prune`]; it is small, because rows come in order of time.
+pub const SCHEMA: &str = r#"CREATE TABLE IF NOT EXISTS "inbox" (
+    source     text        NOT NULL,
+    id         text        NOT NULL,
+    handled_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, id)
+);
+CREATE INDEX IF NOT EXISTS "inbox_handled_at" ON "inbox" USING brin (handled_at);
+"#;
 
 /// The table of markers; the default is `inbox`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
     table: Table,
+    index: String,
 }
 
 impl Default for Inbox {
@@ -41,90 +47,44 @@ impl Default for Inbox {
 impl Inbox {
     /// `table` is `name` or `schema.name`.
     pub fn new(table: &str) -> Result<Inbox, NameError> {
-        Ok(Inbox { table: Table::new(table)? })
+        let name = table.rsplit('.').next().unwrap_or(table);
+        // An index lives in its table's schema; a name that would grow too long is cut like PostgreSQL cuts its own.
+        let cut = name.char_indices().map(|(at, _)| at).take_while(|at| *at <= 52).last().unwrap_or(0);
+        let name = if name.len() > 52 { &name[..cut] } else { name };
+        Ok(Inbox { table: Table::new(table)?, index: crate::name::quote(&format!("{name}_handled_at"))? })
     }
 
-    /// Creates the table if it is missing. Its key is `(source, id)`: two producers may use the same id.
-    pub async fn create_table(&self, client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
-        let sql = format!(
-            "CREATE TABLE IF NOT EXISTS {} (source text NOT NULL, id text NOT NULL, \
-             handled_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (source, id))",
-            self.table
-        );
-        client.batch_execute(&sql).await
+    /// The statements that make this table if it is missing.
+    pub fn schema(&self) -> String {
+        SCHEMA.replace(r#""inbox_handled_at""#, &self.index).replace(r#""inbox""#, &self.table.to_string())
     }
 
-    /// See [`once`].
-    pub async fn once<T, E>(
-        &self,
-        tx: &mut Transaction<'_>,
-        source: &str,
-        id: &str,
-        handler: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
-    ) -> Result<Once<T>, Error<E>> {
-        let mut effect = tx.savepoint("tailwater_inbox").await?;
-        // With a parallel transaction about to insert the same key, this waits for its end: no row if it commits, our row
-        // if it rolls back (PostgreSQL manual, INSERT, "ON CONFLICT Clause"; under REPEATABLE READ: 40001 instead of no row).
-        let marker = format!("INSERT INTO {} (source, id) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.table);
-        if effect.execute(&marker, &[&source, &id]).await? == 0 {
-            effect.rollback().await?;
-            return Ok(Once::Known);
-        }
-        match handler(&mut effect).await {
-            Ok(value) => {
-                effect.commit().await?; // releases the savepoint; durable when the caller commits
-                Ok(Once::Done(value))
-            }
-            Err(error) => {
-                effect.rollback().await?; // the marker goes with the effect
-                Err(Error::Handler(error))
-            }
-        }
-    }
-
-    /// Deletes markers older than `age` (database time) and returns how many. An event that is delivered again after that
-    /// has its effect again: `age` must exceed the longest time a message can wait in a queue, a dead-letter queue or an
-    /// archive.
-    pub async fn forget_older_than(
-        &self,
-        client: &impl GenericClient,
-        age: Duration,
-    ) -> Result<u64, tokio_postgres::Error> {
-        let sql = format!("DELETE FROM {} WHERE handled_at < now() - make_interval(secs => $1)", self.table);
-        client.execute(&sql, &[&age.as_secs_f64()]).await
+    /// Creates the table if it is missing.
+    pub async fn create_table(&self, connection: &mut impl Connection) -> Result<(), DatabaseError> {
+        connection.script(&self.schema()).await
     }
 }
 
 /// Creates the table `inbox` if it is missing.
-pub async fn create_table(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
-    Inbox::default().create_table(client).await
+pub async fn create_table(connection: &mut impl Connection) -> Result<(), DatabaseError> {
+    Inbox::default().create_table(connection).await
 }
 
-/// Runs `handler` unless the event `(source, id)` was handled before; its marker and the handler's work commit with `tx`.
-///
-/// `source` says who numbered the event (a queue, a topic, a tenant), `id` is the message's id or idempotency key.
-///
-/// Of two deliveries in parallel one runs; the other waits for its transaction to end, then skips (commit) or runs
-/// (rollback). Bound the wait with `SET LOCAL lock_timeout` where that matters. Acknowledge only after your commit.
-///
-/// ```no_run
-/// # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use tailwater_client::inbox::{self, Once};
-///
-/// let mut tx = client.transaction().await?;
-/// let outcome = inbox::once(&mut tx, "orders", "order-17-placed", async |tx| {
-///     tx.execute("UPDATE stock SET count = count - 1 WHERE item = $1", &[&"hat"]).await
-/// }).await?;
-/// tx.commit().await?; // marker and effect together
-/// if outcome == Once::Known { /* a duplicate: nothing to do but acknowledge */ }
-/// // now acknowledge to the broker
-/// # Ok(()) }
-/// ```
-pub async fn once<T, E>(
-    tx: &mut Transaction<'_>,
-    source: &str,
-    id: &str,
-    handler: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
-) -> Result<Once<T>, Error<E>> {
-    Inbox::default().once(tx, source, id, handler).await
+/// Deletes markers of the table `inbox` that are older than `retention` says, and returns how many; see [`Inbox::prune`].
+pub async fn prune(connection: &mut impl Connection, retention: Retention) -> Result<u64, DatabaseError> {
+    Inbox::default().prune(connection, retention).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offered_schema_is_the_one_that_is_created() {
+        assert_eq!(Inbox::default().schema(), SCHEMA);
+        let other = Inbox::new("app.Seen").unwrap().schema();
+        assert!(other.contains(r#"EXISTS "app"."Seen" ("#) && other.contains(r#""Seen_handled_at" ON "app"."Seen""#));
+        let long = "ä".repeat(31);
+        assert!(Inbox::new(&long).unwrap().schema().contains("_handled_at"));
+    }
 }

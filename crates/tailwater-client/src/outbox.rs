@@ -1,58 +1,54 @@
-//! One event = one row of the outbox table, written in the caller's transaction. Nothing here talks to a broker.
+//! An event is written in the caller's transaction: as a row of the outbox table, or as a message in the database's log
+//! without any table. Nothing here talks to a broker.
+//!
+//! Both forms have the same fields under the same names, so that one configuration of the relay reads either.
 
+mod event;
+
+pub use event::{Columns, Event};
+
+use crate::connection::{DatabaseError, Transaction};
 use crate::name::{NameError, Table, quote};
 use serde_json::Value;
-use std::fmt;
-use tokio_postgres::Transaction;
-use tokio_postgres::types::private::BytesMut;
-use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
-/// An event to publish.
-#[derive(Clone, Copy, Debug)]
-pub struct Event<'a> {
-    /// What happened, e.g. `report.requested`. The relay makes it the routing key.
-    pub event_type: &'a str,
-    /// The same for every attempt to say the same thing. Consumers recognise a repeated event by it.
-    pub idempotency_key: &'a str,
-    /// What the consumer needs to know; normally an object.
-    pub payload: &'a Value,
-    /// Further columns of the table, e.g. `("user_id", &user_id)`. Names are quoted, values travel as parameters.
-    pub columns: &'a [(&'a str, &'a (dyn ToSql + Sync))],
-}
-
-/// Why an event could not be written. The transaction is then aborted: roll it back.
+/// Why an event could not be written. After [`Error::Database`] the transaction is aborted: roll it back.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("name of an outbox column")]
     Name(#[from] NameError),
-    #[error("write the outbox row")]
-    Database(#[from] tokio_postgres::Error),
+    #[error("the column {0:?} is given twice, once by the event's own fields or by an earlier `column`")]
+    Twice(String),
+    #[error("the traceparent is not of the form 00-<32 hex digits>-<16 hex digits>-<2 hex digits> (W3C Trace Context)")]
+    Traceparent,
+    #[error("write the outbox")]
+    Database(#[from] DatabaseError),
 }
 
 impl Error {
-    /// The table has a unique key on the idempotency key, and the event is there already.
+    /// The table has a unique key on the id, and the event is there already.
     pub fn is_duplicate(&self) -> bool {
-        match self {
-            Error::Database(e) => e.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION),
-            Error::Name(_) => false,
-        }
+        matches!(self, Error::Database(error) if error.code().as_deref() == Some("23505"))
     }
 }
 
-/// Where the events are written. The default is a table `outbox` with the columns `event_type`, `idempotency_key` and
-/// `payload`.
+/// Where events are written, and under which names.
 ///
 /// ```
-/// use tailwater_client::outbox::Outbox;
-/// let outbox = Outbox::new("app.events")?.with_columns("type", "id", "body")?;
+/// use tailwater_client::outbox::{Columns, Outbox};
+/// let recipe = Columns { id: "idempotency_key", event_type: "event_type", ..Columns::default() };
+/// let outbox = Outbox::new("app.outbox")?.with_columns(recipe)?;
 /// # Ok::<(), tailwater_client::NameError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbox {
-    table: Table,
-    event_type: String,
-    idempotency_key: String,
-    payload: String,
+    form: Form,
+    columns: Columns<'static>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    Table(Table),
+    Messages { prefix: String },
 }
 
 impl Default for Outbox {
@@ -62,45 +58,53 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// `table` is `name` or `schema.name`.
+    /// A table, `name` or `schema.name`, with Debezium's column names (see [`Columns`]).
     pub fn new(table: &str) -> Result<Outbox, NameError> {
-        let table = Table::new(table)?;
-        Ok(Outbox {
-            table,
-            event_type: quote("event_type")?,
-            idempotency_key: quote("idempotency_key")?,
-            payload: quote("payload")?,
-        })
+        Ok(Outbox { form: Form::Table(Table::new(table)?), columns: Columns::default() })
     }
 
-    /// Other names for the three columns that every event fills.
-    pub fn with_columns(self, event_type: &str, idempotency_key: &str, payload: &str) -> Result<Outbox, NameError> {
-        Ok(Outbox {
-            event_type: quote(event_type)?,
-            idempotency_key: quote(idempotency_key)?,
-            payload: quote(payload)?,
-            ..self
-        })
+    /// No table: each event is a transactional message in the log (`pg_logical_emit_message`) under this prefix, and there is
+    /// nothing to clean up. In exchange nothing is left to look at, or to publish again from, once the relay has confirmed it.
+    pub fn messages(prefix: impl Into<String>) -> Outbox {
+        Outbox { form: Form::Messages { prefix: prefix.into() }, columns: Columns::default() }
+    }
+
+    /// Other names for the fields.
+    pub fn with_columns(self, columns: Columns<'static>) -> Result<Outbox, NameError> {
+        columns.names().into_iter().try_for_each(|name| quote(name).map(drop))?;
+        Ok(Outbox { columns, ..self })
     }
 
     /// Writes `event` in `tx`. It is published if and only if `tx` commits.
-    pub async fn publish(&self, tx: &mut Transaction<'_>, event: &Event<'_>) -> Result<(), Error> {
-        let payload = event.payload.to_string();
-        let (event_type, key, payload) = (Text(event.event_type), Text(event.idempotency_key), Text(&payload));
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&event_type, &key, &payload];
-        values.extend(event.columns.iter().map(|(_, value)| *value));
-        tx.execute(&self.insert(event.columns)?, &values).await?;
+    pub async fn publish(&self, tx: &mut impl Transaction, event: &Event) -> Result<(), Error> {
+        self.publish_all(tx, std::slice::from_ref(event)).await
+    }
+
+    /// Writes `events` in `tx`, in this order. One statement, unless their columns differ.
+    pub async fn publish_all(&self, tx: &mut impl Transaction, events: &[Event]) -> Result<(), Error> {
+        let rows = events.iter().map(|event| event.fields(&self.columns)).collect::<Result<Vec<_>, _>>()?;
+        for run in rows.chunk_by(|a, b| self.is_message() || a.keys().eq(b.keys())) {
+            let json = Value::Array(run.iter().cloned().map(Value::Object).collect()).to_string();
+            match &self.form {
+                Form::Table(table) => {
+                    // The server converts each member to its column's type: uuid, enum, jsonb, timestamptz alike.
+                    let names = run[0].keys().map(|name| quote(name)).collect::<Result<Vec<_>, _>>()?.join(", ");
+                    let sql = format!(
+                        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, $1::json)"
+                    );
+                    tx.run(&sql, &[&json]).await?;
+                }
+                Form::Messages { prefix } => {
+                    let sql = "SELECT pg_logical_emit_message(true, $1, event::text) FROM json_array_elements($2::json) event";
+                    tx.run(sql, &[prefix, &json]).await?;
+                }
+            }
+        }
         Ok(())
     }
 
-    fn insert(&self, columns: &[(&str, &(dyn ToSql + Sync))]) -> Result<String, NameError> {
-        let mut names = format!("{}, {}, {}", self.event_type, self.idempotency_key, self.payload);
-        for (name, _) in columns {
-            names.push_str(", ");
-            names.push_str(&quote(name)?);
-        }
-        let values: Vec<_> = (1..=columns.len() + 3).map(|n| format!("${n}")).collect();
-        Ok(format!("INSERT INTO {} ({names}) VALUES ({})", self.table, values.join(", ")))
+    fn is_message(&self) -> bool {
+        matches!(self.form, Form::Messages { .. })
     }
 }
 
@@ -112,55 +116,31 @@ impl Outbox {
 ///
 /// let mut tx = client.transaction().await?;
 /// tx.execute("INSERT INTO orders (number) VALUES ($1)", &[&17_i64]).await?;
-/// outbox::publish(&mut tx, &Event {
-///     event_type: "order.placed",
-///     idempotency_key: "order-17-placed",
-///     payload: &serde_json::json!({ "number": 17 }),
-///     columns: &[("user_id", &4711_i64)],
-/// }).await?;
+/// let event = Event::new("order.placed", serde_json::json!({ "number": 17 })).about("order", "17");
+/// outbox::publish(&mut tx, &event).await?;
 /// tx.commit().await?; // the order and its event, or neither
 /// # Ok(()) }
 /// ```
-pub async fn publish(tx: &mut Transaction<'_>, event: &Event<'_>) -> Result<(), Error> {
+///
+/// The same with sqlx (feature `sqlx`):
+///
+#[cfg_attr(feature = "sqlx", doc = "```no_run")]
+#[cfg_attr(not(feature = "sqlx"), doc = "```ignore")]
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use tailwater_client::outbox::{self, Event};
+///
+/// let mut tx = pool.begin().await?;
+/// sqlx::query("INSERT INTO orders (number) VALUES ($1)").bind(17_i64).execute(&mut *tx).await?;
+/// let event = Event::new("order.placed", serde_json::json!({ "number": 17 })).about("order", "17");
+/// outbox::publish(&mut tx, &event).await?;
+/// tx.commit().await?;
+/// # Ok(()) }
+/// ```
+pub async fn publish(tx: &mut impl Transaction, event: &Event) -> Result<(), Error> {
     Outbox::default().publish(tx, event).await
 }
 
-/// A value sent in its text form, so that the column may be text, uuid, an enum, json or jsonb alike.
-struct Text<'a>(&'a str);
-
-impl fmt::Debug for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "text of {} bytes", self.0.len()) // a row's value has no place in a log
-    }
-}
-
-impl ToSql for Text<'_> {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
-    }
-
-    to_sql_checked!();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn further_columns_are_quoted_and_numbered() {
-        let sql = Outbox::default().insert(&[("user_id", &1_i64), (r#"a"b"#, &2_i64)]).unwrap();
-        assert_eq!(
-            sql,
-            r#"INSERT INTO "outbox" ("event_type", "idempotency_key", "payload", "user_id", "a""b") VALUES ($1, $2, $3, $4, $5)"#
-        );
-    }
+/// Writes `events` into the table `outbox`, in `tx` and in this order, with one statement.
+pub async fn publish_all(tx: &mut impl Transaction, events: &[Event]) -> Result<(), Error> {
+    Outbox::default().publish_all(tx, events).await
 }

@@ -2,16 +2,17 @@
 #![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use std::time::Duration;
-use tailwater_client::inbox::{self, Error, Inbox, Once};
+use tailwater_client::inbox::{self, Error, Inbox, Once, Retention};
+use tailwater_client::outbox::{Event, Outbox};
 use tokio_postgres::{Client, Transaction};
 
 /// A database of its own with an inbox and a table of effects.
 async fn database() -> String {
     let pg = testbed::shared_postgres().await;
     let name = pg.database("inbox").await;
-    let client = pg.client(&name).await;
-    inbox::create_table(&client).await.unwrap();
-    inbox::create_table(&client).await.unwrap(); // a second time is harmless
+    let mut client = pg.client(&name).await;
+    inbox::create_table(&mut client).await.unwrap();
+    inbox::create_table(&mut client).await.unwrap(); // a second time is harmless
     client.batch_execute("CREATE TABLE effect (worker text NOT NULL)").await.unwrap();
     name
 }
@@ -178,16 +179,68 @@ async fn many_deliveries_in_parallel_have_one_effect() {
     assert_eq!(count(&connect(&database).await, "effect").await, 1);
 }
 
+async fn strictly(client: &mut Client) -> Transaction<'_> {
+    client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await.unwrap()
+}
+
+/// T42 with `REPEATABLE READ`: the loser cannot see the winner's marker, and is told so (40001) instead of running.
 #[tokio::test]
-async fn a_table_of_another_name_works_and_old_markers_are_forgotten() {
+async fn under_repeatable_read_the_second_of_two_fails_and_may_come_again() {
+    let database = database().await;
+    let (mut first, mut second) = (connect(&database).await, connect(&database).await);
+    let mut loser = strictly(&mut second).await;
+    loser.execute("SELECT 1", &[]).await.unwrap(); // its snapshot is taken here
+    let mut winner = strictly(&mut first).await;
+    inbox::once(&mut winner, "orders", "17", async |tx| work(tx, "first").await).await.unwrap();
+    winner.commit().await.unwrap();
+    let outcome = inbox::once(&mut loser, "orders", "17", async |tx| work(tx, "second").await).await;
+    assert!(matches!(&outcome, Err(Error::Database(error)) if error.code().as_deref() == Some("40001")), "{outcome:?}");
+    drop(loser);
+    let mut again = second.transaction().await.unwrap();
+    let outcome = inbox::once(&mut again, "orders", "17", async |tx| work(tx, "second").await).await.unwrap();
+    assert_eq!(outcome, Once::Known);
+}
+
+/// T44: what the handler published goes out although the message itself is delivered again, or ends among the dead letters.
+#[tokio::test]
+async fn follow_ups_belong_to_the_effect_and_not_to_the_acknowledgement() {
+    let mut client = connect(&database().await).await;
+    client.batch_execute("CREATE TABLE outbox (id text PRIMARY KEY, type text, payload jsonb)").await.unwrap();
+    for delivery in 1..=3 {
+        let mut tx = client.transaction().await.unwrap();
+        let outcome = inbox::once(&mut tx, "orders", "17", async |tx| {
+            Outbox::default()
+                .publish(tx, &Event::new("stock.reserved", serde_json::json!({ "delivery": delivery })))
+                .await?;
+            if delivery == 1 { Err("fails after publishing".into()) } else { Ok::<_, Box<dyn std::error::Error>>(()) }
+        })
+        .await;
+        tx.commit().await.unwrap(); // and the acknowledgement is lost each time
+        assert_eq!(outcome.is_err(), delivery == 1);
+    }
+    let rows = client.query("SELECT payload->>'delivery' FROM outbox", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["2"]);
+}
+
+/// T43: a retention that is not longer than the longest redelivery cannot be expressed.
+#[tokio::test]
+async fn markers_are_forgotten_after_the_longest_redelivery_and_not_before() {
     let mut client = connect(&database().await).await;
     client.batch_execute("CREATE SCHEMA app").await.unwrap();
+    let hour = Duration::from_secs(3600);
+    assert!(Retention::new(2 * hour, 3 * hour).is_err());
+    assert!(Retention::new(2 * hour, 2 * hour).is_err());
+    let retention = Retention::new(2 * hour, hour).unwrap();
     let seen = Inbox::new("app.Seen").unwrap();
-    seen.create_table(&client).await.unwrap();
+    seen.create_table(&mut client).await.unwrap();
     let mut tx = client.transaction().await.unwrap();
     seen.once(&mut tx, "orders", "17", async |tx| work(tx, "a").await).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(seen.forget_older_than(&client, Duration::from_secs(60)).await.unwrap(), 0);
-    client.batch_execute(r#"UPDATE app."Seen" SET handled_at = now() - interval '2 minutes'"#).await.unwrap();
-    assert_eq!(seen.forget_older_than(&client, Duration::from_secs(60)).await.unwrap(), 1);
+    let old = r#"INSERT INTO app."Seen" SELECT 'orders', 'old ' || n, now() - n * interval '1 minute' FROM generate_series(1, 12345) n"#;
+    client.batch_execute(old).await.unwrap();
+    let forgotten = seen.prune(&mut client, retention).await.unwrap();
+    assert!((12345 - 120..=12345 - 119).contains(&forgotten), "{forgotten}");
+    assert_eq!(seen.prune(&mut client, retention).await.unwrap(), 0);
+    let oldest = r#"SELECT max(now() - handled_at) < interval '121 minutes' FROM app."Seen""#;
+    assert!(client.query_one(oldest, &[]).await.unwrap().get::<_, bool>(0));
 }

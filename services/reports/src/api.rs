@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use deadpool_postgres::Pool;
 use serde_json::json;
-use tailwater_client::outbox::{self, Event};
+use tailwater_client::outbox::{self, Columns, Event, Outbox};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -114,15 +114,17 @@ async fn accept(pool: &Pool, request: &ReportRequest, key: Option<&str>) -> Resu
     if inserted == 0 {
         return known(&tx, request, &key).await;
     }
-    let event = Event {
-        event_type: "report.requested",
-        idempotency_key: &key,
-        payload: &json!({ "report_id": id, "user_id": request.user_id, "from": request.from, "to": request.to }),
-        columns: &[("user_id", &request.user_id)],
-    };
-    outbox::publish(&mut tx, &event).await?;
+    let payload = json!({ "report_id": id, "user_id": request.user_id, "from": request.from, "to": request.to });
+    let event = Event::new("report.requested", payload).with_id(key).column("user_id", request.user_id);
+    outbox().publish(&mut *tx, &event).await?;
     tx.commit().await?;
     Ok(id)
+}
+
+/// The recipe's table: the event type routes, the idempotency key is the id.
+fn outbox() -> Outbox {
+    let columns = Columns { id: "idempotency_key", event_type: "event_type", ..Columns::default() };
+    Outbox::default().with_columns(columns).expect("valid names")
 }
 
 async fn known(tx: &tokio_postgres::Transaction<'_>, request: &ReportRequest, key: &str) -> Result<Uuid, Refusal> {

@@ -148,15 +148,16 @@ async fn once(pool: &Pool, event: &ReportEvent) -> Result<Once<i32>, Failure> {
 
 async fn attempt(pool: &Pool, event: &ReportEvent) -> Result<Once<i32>, Failure> {
     let mut client = pool.get().await.map_err(|e| Failure::Away(e.to_string()))?;
-    let mut tx = client.transaction().await.map_err(|e| classify(&e))?;
+    let mut tx = client.transaction().await.map_err(|e| classify(e.code().map(|code| code.code()), &e))?;
     let outcome =
         inbox::once(&mut tx, INBOX_SOURCE, &event.idempotency_key, async |tx| export::build(tx, event).await).await;
     let outcome = outcome.map_err(|e| match e {
-        inbox::Error::Database(e) | inbox::Error::Handler(export::Error::Database(e)) => classify(&e),
+        inbox::Error::Database(e) => classify(e.code().as_deref(), &e),
+        inbox::Error::Handler(export::Error::Database(e)) => classify(e.code().map(|code| code.code()), &e),
         inbox::Error::Handler(export::Error::NoSuchReport) => Failure::NotYet,
         inbox::Error::Handler(e) => Failure::Poison(e.to_string()),
     })?;
-    tx.commit().await.map_err(|e| classify(&e))?;
+    tx.commit().await.map_err(|e| classify(e.code().map(|code| code.code()), &e))?;
     Ok(outcome)
 }
 
@@ -170,10 +171,10 @@ async fn give_up(pool: &Pool, report: Uuid) {
 
 /// Only what the *values* of this message cause is the message's fault (SQLSTATE classes 22 and 23). Everything else may
 /// pass: a lost connection, a deadlock, a table that an operator has yet to create.
-fn classify(error: &tokio_postgres::Error) -> Failure {
-    match error.code().map(|code| &code.code()[..2]) {
-        Some("22" | "23") => {
-            Failure::Poison(format!("the database refuses its values ({})", error.code().map_or("", |c| c.code())))
+fn classify(code: Option<&str>, error: &dyn std::error::Error) -> Failure {
+    match code {
+        Some(code) if code.starts_with("22") || code.starts_with("23") => {
+            Failure::Poison(format!("the database refuses its values ({code})"))
         }
         _ => Failure::Away(error.to_string()),
     }

@@ -1,0 +1,136 @@
+//! Waiting for what an event is about: a primary whose commits hang in synchronous replication, and a replica that lags.
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tailwater_client::{WaitError, current_lsn, wait_for_lsn, wait_until_visible};
+use testbed::{Child, Postgres, WorkDir, eventually};
+use tokio_postgres::{Client, NoTls};
+
+const BRIEFLY: Duration = Duration::from_millis(150);
+const LONG: Duration = Duration::from_secs(20);
+
+/// Inserts a row and gives the transaction's number, then commits.
+async fn insert(client: &mut Client) -> u64 {
+    let tx = client.transaction().await.unwrap();
+    tx.execute("INSERT INTO thing DEFAULT VALUES", &[]).await.unwrap();
+    let xid: String = tx.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+    tx.commit().await.unwrap();
+    xid.parse().unwrap()
+}
+
+async fn count(client: &Client) -> i64 {
+    client.query_one("SELECT count(*) FROM thing", &[]).await.unwrap().get(0)
+}
+
+/// T46: decoding already shows the commit, other sessions do not.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_standby_is_waited_for() {
+    let pg = Postgres::start().await;
+    let (mut writer, mut reader) = (pg.client("postgres").await, pg.client("postgres").await);
+    reader.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
+    reader.batch_execute("SELECT pg_create_logical_replication_slot('s', 'test_decoding')").await.unwrap();
+    reader.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    reader.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let (said, xid) = tokio::sync::oneshot::channel();
+    let commit = tokio::spawn(async move {
+        let tx = writer.transaction().await.unwrap();
+        tx.execute("INSERT INTO thing DEFAULT VALUES", &[]).await.unwrap();
+        let xid: String = tx.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+        said.send(xid.parse::<u64>().unwrap()).unwrap();
+        tx.commit().await
+    });
+    let xid = xid.await.unwrap();
+    eventually(LONG, || async {
+        let sql = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1";
+        let waits: Option<bool> = reader.query_one(sql, &[&pid]).await.unwrap().get(0);
+        waits.unwrap_or_default().then_some(())
+    })
+    .await;
+    let decoded = "SELECT count(*) FROM pg_logical_slot_peek_changes('s', NULL, NULL) WHERE data LIKE 'COMMIT%'";
+    let decoded: i64 = reader.query_one(decoded, &[]).await.unwrap().get(0);
+    assert_eq!((decoded, count(&reader).await), (1, 0), "decoded, and not visible");
+    let start = Instant::now();
+    let outcome = wait_until_visible(&mut reader, xid, BRIEFLY).await;
+    assert!(matches!(outcome, Err(WaitError::NotYet(BRIEFLY))), "{outcome:?}");
+    assert!((BRIEFLY..BRIEFLY + Duration::from_secs(5)).contains(&start.elapsed()), "the delay is bounded");
+
+    let mut other = pg.client("postgres").await;
+    let waiting = tokio::spawn(async move {
+        wait_until_visible(&mut other, xid, LONG).await.unwrap();
+        count(&other).await
+    });
+    reader.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    reader.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    assert_eq!(waiting.await.unwrap(), 1, "visible means visible");
+    commit.await.unwrap().unwrap();
+    // Bounded for a transaction that rolled back, too: there is nothing to wait for.
+    wait_until_visible(&mut reader, 3, BRIEFLY).await.unwrap();
+    let start = Instant::now();
+    for _ in 0..200 {
+        wait_until_visible(&mut reader, xid, BRIEFLY).await.unwrap();
+    }
+    println!("a guard that need not wait costs {:?}", start.elapsed() / 200);
+}
+
+/// A physical standby of `primary`, and a connection to it.
+async fn replica(primary: &Postgres, dir: &WorkDir) -> (Child, Client) {
+    let owner = std::fs::metadata(primary.data_dir()).unwrap();
+    let (uid, gid) = (owner.uid(), owner.gid());
+    let data = dir.subdir("replica", Some((uid, gid))).join("data");
+    let port = testbed::free_port().to_string();
+    let mut copy = Command::new(testbed::postgres_program("pg_basebackup"));
+    copy.args(["-X", "stream", "-c", "fast", "-R", "-D"]).arg(&data).arg("-d").arg(primary.url("postgres"));
+    copy.current_dir("/").uid(uid).gid(gid);
+    let output = copy.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut server = Command::new(testbed::postgres_program("postgres"));
+    server.arg("-D").arg(&data).args(["-c", &format!("port={port}"), "-c"]);
+    server.arg(format!("unix_socket_directories={}", data.display())).current_dir("/").uid(uid).gid(gid);
+    let server = Child::start(server);
+    let url = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let client = eventually(LONG, || async {
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    })
+    .await;
+    (server, client)
+}
+
+/// T47
+#[tokio::test]
+async fn a_replica_that_lags_is_waited_for_by_position_and_by_transaction() {
+    let primary = Postgres::start().await;
+    let dir = WorkDir::new();
+    let mut writer = primary.client("postgres").await;
+    writer.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
+    let (server, mut reader) = replica(&primary, &dir).await;
+    reader.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    eventually(LONG, || async {
+        let row = reader.query_one("SELECT pg_get_wal_replay_pause_state()", &[]).await.unwrap();
+        (row.get::<_, &str>(0) == "paused").then_some(())
+    })
+    .await;
+    let xid = insert(&mut writer).await;
+    let lsn = current_lsn(&mut writer).await.unwrap();
+    wait_for_lsn(&mut writer, &lsn, BRIEFLY).await.unwrap();
+    wait_until_visible(&mut writer, xid, BRIEFLY).await.unwrap();
+    assert_eq!(count(&reader).await, 0);
+    assert!(matches!(wait_for_lsn(&mut reader, &lsn, BRIEFLY).await, Err(WaitError::NotYet(_))));
+    assert!(matches!(wait_until_visible(&mut reader, xid, BRIEFLY).await, Err(WaitError::NotYet(_))));
+    reader.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    wait_until_visible(&mut reader, xid, LONG).await.unwrap();
+    assert_eq!(count(&reader).await, 1);
+
+    insert(&mut writer).await;
+    let lsn = current_lsn(&mut writer).await.unwrap();
+    writer.batch_execute("SELECT pg_switch_wal()").await.unwrap(); // so that the log moves past the position
+    wait_for_lsn(&mut reader, &lsn, LONG).await.unwrap();
+    assert_eq!(count(&reader).await, 2);
+    assert!(matches!(wait_for_lsn(&mut reader, "here", LONG).await, Err(WaitError::Lsn(_))));
+    drop(server);
+}
