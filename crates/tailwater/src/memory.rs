@@ -139,3 +139,120 @@ impl Drop for Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join,
+        Leave(usize),
+        /// Asks to read so much more.
+        Ask(usize, usize),
+        /// So much of what was granted arrives.
+        Read(usize, usize),
+        /// So much of what is held is settled.
+        Settle(usize, usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let who = 0..40_usize;
+        let size = 0..4 * MIB;
+        let step = prop_oneof![
+            1 => Just(Step::Join),
+            1 => who.clone().prop_map(Step::Leave),
+            6 => (who.clone(), size.clone()).prop_map(|(who, bytes)| Step::Ask(who, bytes)),
+            6 => (who.clone(), size.clone()).prop_map(|(who, bytes)| Step::Read(who, bytes)),
+            3 => (who, size).prop_map(|(who, bytes)| Step::Settle(who, bytes)),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    proptest! {
+        /// Whatever happens: all together stay within the limit, who holds nothing may always read, and nothing is left over.
+        #[test]
+        fn the_limit_holds_and_nobody_starves(limit_mib in 1..64_usize, steps in steps()) {
+            let limit = limit_mib * MIB;
+            let mut budget = Budget::new(limit);
+            let mut parties: Vec<Party> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Join => parties.extend(budget.join()),
+                    Step::Leave(who) if who < parties.len() => budget.leave(&parties.swap_remove(who)),
+                    Step::Ask(who, bytes) if who < parties.len() => {
+                        let party = &mut parties[who];
+                        let (held, floor) = (party.held, budget.floor);
+                        let room = budget.grant(party, held, bytes);
+                        prop_assert!(room.is_none_or(|room| room <= bytes && room <= GRANT_BYTES));
+                        let sure = bytes.min(floor / 2).min(GRANT_BYTES);
+                        prop_assert!(held > floor / 2 || room.unwrap_or(0) >= sure, "{held} held, {room:?} of {bytes}");
+                    }
+                    Step::Read(who, bytes) if who < parties.len() => {
+                        let party = &mut parties[who];
+                        let held = party.held + bytes.min(party.granted);
+                        budget.grant(party, held, 0);
+                    }
+                    Step::Settle(who, bytes) if who < parties.len() => {
+                        let party = &mut parties[who];
+                        let held = party.held.saturating_sub(bytes);
+                        let granted = party.granted;
+                        budget.grant(party, held, granted);
+                    }
+                    _ => {}
+                }
+                let total: usize = parties.iter().map(|party| party.held + party.granted).sum();
+                prop_assert!(total <= limit, "{total} of {limit}");
+            }
+            for party in &parties {
+                budget.leave(party);
+            }
+            prop_assert_eq!((budget.pooled, budget.parties), (0, 0));
+        }
+    }
+
+    fn fill(budget: &mut Budget, party: &mut Party) -> usize {
+        while let Some(room) = budget.grant(party, party.held, usize::MAX) {
+            budget.grant(party, party.held + room, 0);
+        }
+        party.held
+    }
+
+    /// The arithmetic of the documentation: blocked pipelines one after the other.
+    #[test]
+    fn the_blocked_leave_something_and_those_who_hold_nothing_have_their_floor() {
+        let mut budget = Budget::new(256 * MIB);
+        let mut parties: Vec<Party> = (0..200).map(|_| budget.join().unwrap()).collect();
+        let held: Vec<usize> = parties.iter_mut().map(|party| fill(&mut budget, party)).collect();
+        assert!((63 * MIB..=65 * MIB).contains(&held[0]), "the first takes half of the pool: {}", held[0]);
+        assert!((31 * MIB..=33 * MIB).contains(&held[1]), "the second a quarter: {}", held[1]);
+        assert!(held.iter().all(|held| *held >= MIB / 4), "the last has its floor: {}", held[199]);
+        assert!(held.iter().sum::<usize>() <= 256 * MIB);
+        assert_eq!(budget.parties_max(), 256);
+    }
+
+    /// A single row above all limits: its pipeline reads nothing more until it is settled, others keep their floors.
+    #[test]
+    fn a_row_above_the_limit_blocks_its_own_pipeline_only() {
+        let mut budget = Budget::new(16 * MIB);
+        let (mut huge, mut other) = (budget.join().unwrap(), budget.join().unwrap());
+        assert_eq!(budget.grant(&mut huge, 100 * MIB, MIB), None);
+        assert!(budget.grant(&mut other, 0, MIB).is_some_and(|room| room >= budget.floor));
+        assert!(budget.grant(&mut huge, 0, MIB).is_some());
+        budget.leave(&huge);
+        budget.leave(&other);
+        assert_eq!(budget.pooled, 0);
+    }
+
+    #[test]
+    fn there_are_as_many_parties_as_floors_and_who_leaves_makes_room() {
+        let memory = Memory::new(16 * MIB);
+        let mut shares: Vec<Share> = std::iter::from_fn(|| memory.join()).collect();
+        assert_eq!(shares.len(), memory.parties_max());
+        shares.pop();
+        assert!(memory.join().is_some());
+    }
+}

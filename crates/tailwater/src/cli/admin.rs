@@ -28,8 +28,9 @@ impl AdminArgs {
             .collect();
         if chosen.is_empty() {
             let names: Vec<&str> = config.pipelines.keys().map(String::as_str).collect();
-            let wanted = self.pipeline.as_deref().unwrap_or("any");
-            return Err(format!("there is no pipeline {wanted}; the configuration has: {}", names.join(", ")));
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let wanted = self.pipeline.as_deref().unwrap_or("to work on");
+            return Err(format!("there is no pipeline {wanted}; the configuration has: {names}"));
         }
         Ok(chosen)
     }

@@ -54,6 +54,9 @@ async fn serve(loaded: &Loaded) -> u8 {
     let mut beside = JoinSet::new();
     match Control::bind(&loaded.config.http, supervisor.board()).await {
         Ok(Some(control)) => {
+            if loaded.config.pipelines.is_empty() {
+                tracing::info!(address = %control.address, "no pipeline is configured: post connectors to this address");
+            }
             beside.spawn(control.serve(CancellationToken::new()));
         }
         Ok(None) => {}

@@ -1,8 +1,8 @@
 //! `tailwater status`: asks a running relay; where none answers, looks at the saved position and the slot itself.
 
-use super::admin::{self, AdminArgs};
+use super::admin;
 use super::{DONE, FAILED, FOUND, GlobalArgs};
-use crate::config::{Config, HttpConfig, PipelineConfig};
+use crate::config::{Config, HttpConfig};
 use crate::control::report::{PipelineReport, Report};
 use crate::housekeeping::absent;
 use http_body_util::{BodyExt, Empty};
@@ -20,43 +20,25 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct StatusArgs {
-    /// Only this pipeline [default: all of the file]
+    /// Only this pipeline [default: all]
     #[arg(long, value_name = "NAME")]
     pub pipeline: Option<String>,
 }
 
 /// Exit code 0: all deliver (or stand by); 3: one does not; 1: nobody can tell; 2: wrong usage.
 pub fn run(args: &StatusArgs, global: &GlobalArgs) -> ExitCode {
-    admin::with_config(global, async |loaded| {
-        let chosen = AdminArgs { pipeline: args.pipeline.clone(), admin_url: None };
-        match chosen.pipelines(&loaded.config) {
-            Ok(pipelines) => status(&loaded.config, pipelines, global.json).await,
-            Err(why) => admin::wrong_usage(&why),
-        }
-    })
+    admin::with_config(global, async |loaded| status(&loaded.config, args.pipeline.as_deref(), global.json).await)
 }
 
-async fn status(config: &Config, pipelines: Vec<(&String, &PipelineConfig)>, json: bool) -> u8 {
+async fn status(config: &Config, only: Option<&str>, json: bool) -> u8 {
     let (running, unheard) = match ask(&config.http).await {
         Ok(report) => (report, None),
         Err(why) => (Report::default(), Some(why)),
     };
-    let mut reports = Vec::new();
-    let mut code = DONE;
-    for (name, pipeline) in pipelines {
-        let report = match running.pipelines.iter().find(|report| report.name == *name) {
-            Some(report) => report.clone(),
-            None => match absent::look(config, name, pipeline).await {
-                Ok(report) => report,
-                Err(failure) => {
-                    eprintln!("tailwater: pipeline {name}: {failure}");
-                    code = FAILED;
-                    continue;
-                }
-            },
-        };
-        reports.push(report);
-    }
+    let (reports, mut code) = match all(config, &running, only).await {
+        Ok(all) => all,
+        Err(why) => return admin::wrong_usage(&why),
+    };
     if code == DONE && reports.iter().any(|report| !report.ready) {
         code = FOUND;
     }
@@ -64,12 +46,43 @@ async fn status(config: &Config, pipelines: Vec<(&String, &PipelineConfig)>, jso
         let report = Report { pipelines: reports, ..running };
         println!("{}", serde_json::to_string_pretty(&report).expect("a report is serializable"));
     } else {
-        if let Some(why) = unheard {
-            eprintln!("no relay answers here ({why}); this is what the state directory and the database say:");
+        match unheard {
+            Some(why) => {
+                eprintln!("no relay answers here ({why}); this is what the state directory and the database say:");
+            }
+            None if reports.is_empty() => eprintln!("the relay runs and has no pipelines yet"),
+            None => {}
         }
         print!("{}", reports.iter().map(text).collect::<Vec<_>>().join("\n"));
     }
     code
+}
+
+/// Every pipeline: those that run, also those that the configuration does not know, and those of the configuration that do
+/// not run here. With the exit code so far. Error: there is none of the name asked for.
+async fn all(config: &Config, running: &Report, only: Option<&str>) -> Result<(Vec<PipelineReport>, u8), String> {
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let mut reports: Vec<_> = running.pipelines.iter().filter(|report| wanted(&report.name)).cloned().collect();
+    let mut code = DONE;
+    let absent =
+        config.pipelines.iter().filter(|(name, _)| running.pipelines.iter().all(|report| report.name != **name));
+    for (name, pipeline) in absent.filter(|(name, _)| wanted(name)) {
+        match absent::look(config, name, pipeline).await {
+            Ok(report) => reports.push(report),
+            Err(failure) => {
+                eprintln!("tailwater: pipeline {name}: {failure}");
+                code = FAILED;
+            }
+        }
+    }
+    if let (Some(only), true) = (only, reports.is_empty() && code == DONE) {
+        let known: Vec<&str> = running.pipelines.iter().map(|report| report.name.as_str()).collect();
+        let known = known.into_iter().chain(config.pipelines.keys().map(String::as_str));
+        let known = std::collections::BTreeSet::from_iter(known).into_iter().collect::<Vec<_>>().join(", ");
+        return Err(format!("there is no pipeline {only}; there are: {known}"));
+    }
+    reports.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok((reports, code))
 }
 
 /// What a running relay says of itself, or why none does.
@@ -150,6 +163,9 @@ fn text(report: &PipelineReport) -> String {
     }
     if let Some(hint) = &report.state.hint {
         line("what to do", hint.clone());
+    }
+    if let Some(seconds) = report.retry_in_seconds {
+        line("tried again", format!("by itself in {seconds} s"));
     }
     let ready = if report.ready { "ready" } else { "not ready" };
     format!("{}: {}, {ready}\n{out}", report.name, report.state.state)

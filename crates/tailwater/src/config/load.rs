@@ -47,8 +47,11 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
     }
     environment::apply(&mut collected.settings, &inputs.environment, &mut collected.notices);
     collected.problems.extend(flags::apply(&inputs.flags, &mut collected.settings));
-    if collected.problems.is_empty() && collected.settings.pipelines().is_empty() {
-        let text = "no pipeline is configured: give --config FILE, or --from postgres://… --to amqp://…|stdout";
+    // without pipelines, but with a place for them: a worker that waits for connectors
+    let worker = ["http", "kafka"].iter().any(|part| collected.settings.any_in(part));
+    if collected.problems.is_empty() && collected.settings.pipelines().is_empty() && !worker {
+        let text = "no pipeline is configured: give --config FILE, or --from postgres://… --to amqp://…|stdout; or write \
+                    [http] or [kafka] into the file, and post connectors to its port";
         collected.problems.push(Problem::new(text));
     }
     finish(collected)

@@ -58,6 +58,11 @@ impl Settings {
         self.map.is_empty()
     }
 
+    /// Whether anything is set in this part, at the top.
+    pub fn any_in(&self, part: &str) -> bool {
+        self.map.keys().any(|path| path[0] == part)
+    }
+
     /// Names of the pipelines that have any setting.
     pub fn pipelines(&self) -> Vec<String> {
         let mut names: Vec<String> = self

@@ -11,6 +11,8 @@ pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
     let mut check = Check { origins, problems: vec![] };
     check.http(config);
     check.require(config.memory_bytes >= 16 << 20, "memory_bytes", "at least 16777216 (16 MiB)");
+    let reachable = config.http.listen.is_some() || !config.pipelines.is_empty();
+    check.require(reachable, "http.listen", "no pipeline is configured, and without a port none can be posted");
     for (name, pipeline) in &config.pipelines {
         check.pipeline(name, pipeline);
     }
