@@ -1,0 +1,189 @@
+//! HTTP: place an order in one of three patterns, see what became of it. It never talks to Kafka: the event's row does.
+//!
+//! Stateless: any number of these beside each other, on any ports.
+
+use crate::event::OrderPlaced;
+use crate::pattern::Pattern;
+use crate::tables::{self, Tables};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use deadpool_postgres::{Pool, Transaction};
+use serde::Deserialize;
+use serde_json::json;
+use tailwater_client::outbox::{self, Outbox};
+use uuid::Uuid;
+
+/// The routes over `pool`; `/tables` shows what `tables` names.
+pub fn router(pool: Pool, tables: Option<Tables>) -> Router {
+    let router = Router::new()
+        .route("/orders", post(place))
+        .route("/orders/{id}", get(show).post(place_by_path))
+        .route("/health", get(health))
+        .with_state(pool.clone());
+    match tables {
+        Some(tables) => router.merge(tables::router(pool, tables)),
+        None => router,
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    customer: String,
+    item: String,
+    quantity: i32,
+    /// Not needed where the path says it.
+    pattern: Option<String>,
+}
+
+/// A refusal in words. What went wrong inside is logged, not told.
+enum Refusal {
+    BadRequest(String),
+    NotFound(&'static str),
+    Unavailable(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Refusal::BadRequest(text) => (StatusCode::BAD_REQUEST, text),
+            Refusal::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
+            Refusal::Unavailable(why) => {
+                tracing::warn!(error = why, "request failed");
+                let text = "the database is not available; try again with the same `Idempotency-Key`";
+                (StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
+            }
+        };
+        (status, Json(json!({ "error": text }))).into_response()
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Refusal {
+    fn from(error: deadpool_postgres::PoolError) -> Refusal {
+        Refusal::Unavailable(error.to_string())
+    }
+}
+
+impl From<tokio_postgres::Error> for Refusal {
+    fn from(error: tokio_postgres::Error) -> Refusal {
+        Refusal::Unavailable(error.to_string())
+    }
+}
+
+type Body = Result<Json<Order>, JsonRejection>;
+
+/// `POST /orders` with the pattern as a field.
+async fn place(State(pool): State<Pool>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let Json(order) = body.map_err(|error| Refusal::BadRequest(error.body_text()))?;
+    let pattern = order.pattern.clone().ok_or_else(|| {
+        Refusal::BadRequest("say the pattern: POST /orders/transactional-outbox, or the field `pattern`".into())
+    })?;
+    accept(&pool, &headers, order, &pattern).await
+}
+
+/// `POST /orders/{pattern}`.
+async fn place_by_path(
+    State(pool): State<Pool>,
+    Path(pattern): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let Json(order) = body.map_err(|error| Refusal::BadRequest(error.body_text()))?;
+    accept(&pool, &headers, order, &pattern).await
+}
+
+async fn accept(pool: &Pool, headers: &HeaderMap, order: Order, pattern: &str) -> Result<Response, Refusal> {
+    let pattern: Pattern = pattern.parse().map_err(Refusal::BadRequest)?;
+    if order.quantity < 1 || order.item.is_empty() || order.customer.is_empty() {
+        return Err(Refusal::BadRequest("customer and item need a text, quantity a number above 0".into()));
+    }
+    let order_id = order_id(headers)?;
+    let placed =
+        OrderPlaced { order_id, pattern, customer: order.customer, item: order.item, quantity: order.quantity };
+    let mut client = pool.get().await?;
+    let tx = client.transaction().await?;
+    match pattern {
+        Pattern::ListenToYourself => store_event(tx, &placed).await?,
+        Pattern::TransactionalOutbox | Pattern::TransactionalLogTailing => store_both(tx, &placed).await?,
+    }
+    let location = format!("/orders/{order_id}");
+    // the event is stored in all patterns; the order itself only in two
+    let (status, said) = match pattern {
+        Pattern::ListenToYourself => (StatusCode::ACCEPTED, "accepted"),
+        _ => (StatusCode::CREATED, "placed"),
+    };
+    let body = Json(json!({ "id": order_id, "status": said, "pattern": pattern }));
+    Ok((status, [(header::LOCATION, location)], body).into_response())
+}
+
+/// The caller's `Idempotency-Key` is the order's id: the same request twice is one order.
+fn order_id(headers: &HeaderMap) -> Result<Uuid, Refusal> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(Uuid::now_v7()) };
+    let key = key.to_str().ok().and_then(|text| text.parse().ok());
+    key.ok_or_else(|| Refusal::BadRequest("`Idempotency-Key` must be a UUID: it becomes the order's id".into()))
+}
+
+/// Patterns 1 and 3: the order and its event, in one transaction.
+async fn store_both(mut tx: Transaction<'_>, placed: &OrderPlaced) -> Result<(), Refusal> {
+    if insert_order(&tx, placed).await? == 0 {
+        return Ok(()); // the same order again: its event was written with it
+    }
+    publish(&mut tx, placed).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    Ok(tx.commit().await?)
+}
+
+/// Pattern 2: the event alone. The order will be there when the service has heard it.
+async fn store_event(mut tx: Transaction<'_>, placed: &OrderPlaced) -> Result<(), Refusal> {
+    match publish(&mut tx, placed).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) if error.is_duplicate() => Ok(()), // the same order again
+        Err(error) => Err(Refusal::Unavailable(error.to_string())),
+    }
+}
+
+async fn publish(tx: &mut Transaction<'_>, placed: &OrderPlaced) -> Result<(), outbox::Error> {
+    let outbox = Outbox::new(placed.pattern.table()).expect("the tables' names are valid");
+    outbox.publish(&mut **tx, &placed.event()).await
+}
+
+/// Writes the order; 0 if it is there already.
+pub(crate) async fn insert_order(
+    tx: &tokio_postgres::Transaction<'_>,
+    placed: &OrderPlaced,
+) -> Result<u64, tokio_postgres::Error> {
+    tx.execute(
+        "INSERT INTO orders (id, pattern, customer, item, quantity) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        &[&placed.order_id, &placed.pattern.name(), &placed.customer, &placed.item, &placed.quantity],
+    )
+    .await
+}
+
+/// `GET /orders/{id}`: 200 with the order; 202 while only its event is stored (listen to yourself); 404.
+async fn show(State(pool): State<Pool>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let unknown = || Refusal::NotFound("there is no such order");
+    let id: Uuid = id.parse().map_err(|_| unknown())?;
+    let client = pool.get().await?;
+    let sql = "SELECT pattern, customer, item, quantity, status, created_at::text FROM orders WHERE id = $1";
+    if let Some(row) = client.query_opt(sql, &[&id]).await? {
+        let body = json!({
+            "id": id, "pattern": row.get::<_, &str>(0), "customer": row.get::<_, &str>(1),
+            "item": row.get::<_, &str>(2), "quantity": row.get::<_, i32>(3),
+            "status": row.get::<_, &str>(4), "created_at": row.get::<_, &str>(5),
+        });
+        return Ok(Json(body).into_response());
+    }
+    let accepted = client.query_opt(r#"SELECT 1 FROM "Listen_To_Yourself" WHERE id = $1"#, &[&id]).await?;
+    accepted.ok_or_else(unknown)?;
+    let body = json!({ "id": id, "status": "accepted", "pattern": Pattern::ListenToYourself,
+        "hint": "the event is stored; the order appears when the service has heard it" });
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+async fn health(State(pool): State<Pool>) -> Result<Response, Refusal> {
+    pool.get().await?.execute("SELECT 1", &[]).await?;
+    Ok(Json(json!({ "status": "up" })).into_response())
+}
