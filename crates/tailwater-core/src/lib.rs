@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod change;
+pub mod duration;
 pub mod encode;
 pub mod failure;
 pub mod ledger;
@@ -13,6 +14,7 @@ pub mod pgoutput;
 pub mod position;
 pub mod route;
 pub mod seams;
+pub mod secret;
 pub mod transform;
 
 pub use batch::Batch;

@@ -4,7 +4,6 @@
 //! defined next to their connector and only referred to here.
 
 pub mod debezium;
-pub mod duration;
 pub mod environment;
 mod expand;
 pub mod flags;
@@ -12,9 +11,10 @@ pub mod load;
 pub mod native;
 pub mod origin;
 pub mod properties;
-pub mod secret;
 pub mod settings;
 pub mod validate;
+
+pub use tailwater_core::{duration, secret};
 
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sources::postgres::config::{Connection, PostgresConfig};
