@@ -35,11 +35,6 @@ impl Window {
         self.open
     }
 
-    /// Pushed and not yet reported durable.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     fn at(&mut self, index: u64) -> &mut State {
         let place = index.checked_sub(self.first).expect("an index in the window") as usize;
         self.entries.get_mut(place).expect("an index in the window")
@@ -96,7 +91,7 @@ mod tests {
         window.delivered(1);
         assert_eq!((window.take_durable(), window.open()), (0, 2));
         window.delivered(0);
-        assert_eq!((window.take_durable(), window.len()), (3, 1));
+        assert_eq!((window.take_durable(), window.entries.len()), (3, 1));
     }
 
     #[test]
@@ -110,6 +105,6 @@ mod tests {
         window.delivered(2);
         assert_eq!((window.take_durable(), window.take_durable()), (1, 0));
         window.release(1);
-        assert_eq!((window.take_durable(), window.len()), (2, 0));
+        assert_eq!((window.take_durable(), window.entries.len()), (2, 0));
     }
 }

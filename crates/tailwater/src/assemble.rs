@@ -1,17 +1,16 @@
 //! From configuration to parts: which source, route, sink and store a pipeline is made of. Connects to nothing.
 
 use crate::checkpoints::file::FileCheckpoints;
-use crate::config::{Config, OnRejected, PipelineConfig, RouteConfig, SinkConfig, SourceConfig};
+use crate::config::{Config, PipelineConfig, RouteConfig, SourceConfig};
 use crate::memory::Share;
 use crate::metrics::Status;
 use crate::pipeline::{Parts, Pause};
-use crate::sinks::rabbitmq::RabbitmqSink;
-use crate::sinks::stdout::StdoutSink;
+use crate::sinks;
 use crate::sources::postgres::PostgresSource;
 use std::sync::Arc;
+use tailwater_core::Failure;
 use tailwater_core::route::{Compatibility, Route};
 use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfigError, RouteSettings};
-use tailwater_core::{Failure, Sink};
 use uuid::Uuid;
 
 /// All parts of one pipeline; it shares memory with nobody and is never paused, unless the caller changes that.
@@ -22,31 +21,17 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
     postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
     let route =
         route(&pipeline.route).map_err(|error| Failure::fatal("correct the route in the configuration", error))?;
-    let mut dead_letters: Option<Arc<dyn Sink>> = None;
-    let sink: Arc<dyn Sink> = match &pipeline.sink {
-        SinkConfig::Rabbitmq(rabbitmq) => {
-            if pipeline.delivery.on_rejected == OnRejected::DeadLetter {
-                let sink = RabbitmqSink::dead_letters(rabbitmq, status.clone()).ok_or_else(|| {
-                    Failure::fatal(
-                        format!("set pipelines.{name}.sink.dead_letter_exchange, or on_rejected = \"stop\""),
-                        "on_rejected = \"dead-letter\" needs a place for dead letters",
-                    )
-                })?;
-                dead_letters = Some(Arc::new(sink));
-            }
-            Arc::new(RabbitmqSink::new(rabbitmq.clone(), pipeline.route.compatibility, status.clone()))
-        }
-        SinkConfig::Stdout => {
-            status.sink_seen.always();
-            Arc::new(StdoutSink::new())
-        }
+    let ends = sinks::ends(name, pipeline, config, status.clone())?;
+    let checkpoints = match ends.checkpoints {
+        Some(checkpoints) => checkpoints,
+        None => Arc::new(FileCheckpoints::new(&config.state_dir, name)?),
     };
     Ok(Parts {
         source: Arc::new(PostgresSource::new(postgres, status.clone())),
         route,
-        sink,
-        dead_letters,
-        checkpoints: Arc::new(FileCheckpoints::new(&config.state_dir, name)?),
+        sink: ends.sink,
+        dead_letters: ends.dead_letters,
+        checkpoints,
         delivery: pipeline.delivery.clone(),
         status,
         memory: Share::alone(),

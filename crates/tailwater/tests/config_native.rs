@@ -207,5 +207,5 @@ fn a_password_in_an_argument_is_advised_against() {
 fn nothing_given_says_what_to_give() {
     let text = load(&Inputs::default()).unwrap_err().to_string();
     assert!(text.contains("--config FILE") && text.contains("--from"), "{text}");
-    assert!(without_file("mysql://x", "kafka://y", Flags::default()).unwrap_err().problems.len() >= 2);
+    assert!(without_file("mysql://x", "nats://y", Flags::default()).unwrap_err().problems.len() >= 2);
 }

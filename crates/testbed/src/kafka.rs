@@ -3,6 +3,7 @@
 //! The jars are those that `script/setup` fetches; `TAILWATER_KAFKA_LIBS` names another directory of them.
 
 use crate::process::Server;
+use crate::proxy::Proxy;
 use crate::tls::Authority;
 use crate::workdir::WorkDir;
 use crate::{free_port, note};
@@ -30,6 +31,8 @@ pub struct KafkaOptions<'a> {
     pub listeners: Vec<Listener<'a>>,
     /// Lines given to the formatting of the storage: `SCRAM-SHA-256=[name=alice,password=secret]`.
     pub scram: Vec<&'a str>,
+    /// So many plain listeners are reached, and advertised, through a [`Proxy`] each: see [`Kafka::take_proxy`].
+    pub proxies: usize,
 }
 
 /// One more listener, named like its protocol without underscores.
@@ -48,6 +51,7 @@ pub struct Kafka {
     port: u16,
     listeners: Vec<(String, u16)>,
     authority: Option<Authority>,
+    proxies: Mutex<Vec<Proxy>>,
     dir: Option<Arc<WorkDir>>,
 }
 
@@ -60,9 +64,14 @@ pub async fn shared_kafka() -> &'static Kafka {
         .get_or_init(|| async {
             let port = std::env::var("TAILWATER_TEST_KAFKA_PORT").ok().and_then(|port| port.parse().ok());
             match port {
-                Some(port) => {
-                    Kafka { server: Mutex::new(None), port, listeners: Vec::new(), authority: None, dir: None }
-                }
+                Some(port) => Kafka {
+                    server: Mutex::new(None),
+                    port,
+                    listeners: Vec::new(),
+                    authority: None,
+                    proxies: Mutex::default(),
+                    dir: None,
+                },
                 None => Kafka::start().await,
             }
         })
@@ -98,9 +107,17 @@ impl Kafka {
             write(&dir.path().join("server.pem"), &format!("{key}{certificate}"));
             authority
         });
-        write_settings(dir.path(), port, controller, &listeners, options);
+        let (mut proxies, mut proxied) = (Vec::new(), Vec::new());
+        for _ in 0..options.proxies {
+            let port = free_port();
+            let proxy = Proxy::to(([127, 0, 0, 1], port).into()).await;
+            proxied.push((port, proxy.addr().port()));
+            proxies.push(proxy);
+        }
+        write_settings(dir.path(), port, controller, (&listeners, &proxied), options);
         format_storage(dir.path(), options).await?;
-        let broker = Kafka { server: Mutex::new(None), port, listeners, authority, dir: Some(dir) };
+        let proxies = Mutex::new(proxies);
+        let broker = Kafka { server: Mutex::new(None), port, listeners, authority, proxies, dir: Some(dir) };
         broker.try_start().await?;
         Ok(broker)
     }
@@ -120,6 +137,11 @@ impl Kafka {
         let (_, port) =
             self.listeners.iter().find(|(name, _)| name == protocol).expect("a listener that was asked for");
         format!("localhost:{port}")
+    }
+
+    /// One of [`KafkaOptions::proxies`]: its address is the bootstrap server, and all that such a client ever reaches.
+    pub fn take_proxy(&self) -> Proxy {
+        self.proxies.lock().expect("no panic while held").pop().expect("a proxy that was asked for")
     }
 
     /// The authority that signed the broker's certificate.
@@ -261,12 +283,22 @@ async fn format_storage(dir: &Path, options: &KafkaOptions<'_>) -> Result<(), St
     Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
-fn write_settings(dir: &Path, port: u16, controller: u16, listeners: &[(String, u16)], options: &KafkaOptions<'_>) {
+/// Listeners by protocol, and proxied ones: port, port of the proxy.
+type Listeners<'a> = (&'a [(String, u16)], &'a [(u16, u16)]);
+
+fn write_settings(dir: &Path, port: u16, controller: u16, listeners: Listeners<'_>, options: &KafkaOptions<'_>) {
+    let (listeners, proxied) = listeners;
     let name = |protocol: &str| protocol.replace('_', "");
     let each = |format: &dyn Fn(&(String, u16)) -> String| listeners.iter().map(format).collect::<String>();
-    let bind = each(&|(protocol, port)| format!(",{}://127.0.0.1:{port}", name(protocol)));
-    let advertised = each(&|(protocol, port)| format!(",{}://localhost:{port}", name(protocol)));
-    let map = each(&|(protocol, _)| format!(",{}:{protocol}", name(protocol)));
+    let through = |format: &dyn Fn(usize, &(u16, u16)) -> String| {
+        proxied.iter().enumerate().map(|(n, ports)| format(n, ports)).collect::<String>()
+    };
+    let bind = through(&|n, (port, _)| format!(",PROXIED{n}://127.0.0.1:{port}"))
+        + &each(&|(protocol, port)| format!(",{}://127.0.0.1:{port}", name(protocol)));
+    let advertised = through(&|n, (_, proxy)| format!(",PROXIED{n}://127.0.0.1:{proxy}"))
+        + &each(&|(protocol, port)| format!(",{}://localhost:{port}", name(protocol)));
+    let map = through(&|n, _| format!(",PROXIED{n}:PLAINTEXT"))
+        + &each(&|(protocol, _)| format!(",{}:{protocol}", name(protocol)));
     let mut lines = vec![
         "process.roles=broker,controller".to_owned(),
         "node.id=1".into(),

@@ -97,7 +97,7 @@ pub struct GlobalArgs {
         help_heading = "Configuration"
     )]
     pub from: Option<String>,
-    /// Publish to this broker (amqp://, amqps://), or to stdout as JSON lines
+    /// Publish to this broker (amqp://, amqps://, kafka://), or to stdout as JSON lines
     #[arg(
         long,
         global = true,

@@ -1,4 +1,4 @@
-//! `--from postgres://… --to amqp://…|stdout`: a pipeline without a file.
+//! `--from postgres://… --to amqp://…|kafka://…|stdout`: a pipeline without a file.
 
 use super::origin::{Notice, Origin, Problem};
 use super::settings::Settings;
@@ -23,7 +23,11 @@ pub struct Flags {
 /// Makes the pipeline of `--from/--to`.
 pub fn pipeline(flags: &Flags, settings: &mut Settings, notices: &mut Vec<Notice>) -> Vec<Problem> {
     let (Some((from, from_origin)), Some((to, to_origin))) = (&flags.from, &flags.to) else {
-        let missing = if flags.from.is_none() { "--from postgres://…" } else { "--to amqp://… or --to stdout" };
+        let missing = if flags.from.is_none() {
+            "--from postgres://…"
+        } else {
+            "--to amqp://…, --to kafka://host:9092 or --to stdout"
+        };
         return vec![Problem::new(format!("--from and --to belong together: add {missing}"))];
     };
     let at = |part: &str| format!("pipelines.{PIPELINE}.{part}");
@@ -44,8 +48,21 @@ pub fn pipeline(flags: &Flags, settings: &mut Settings, notices: &mut Vec<Notice
             settings.set_value(&at("sink.urls"), vec![url], to_origin.clone());
             true
         }
+        url if url.starts_with("kafka://") => {
+            let servers = url["kafka://".len()..].trim_end_matches('/');
+            if servers.contains('@') {
+                let text =
+                    "log-in does not go into this URL: --set pipelines.outbox.sink.username=…, and …sink.password_file";
+                problems.push(Problem::at(to_origin, text));
+            }
+            let servers: Vec<&str> = servers.split(',').filter(|server| !server.is_empty()).collect();
+            settings.set_value(&at("sink.type"), "kafka", to_origin.clone());
+            settings.set_value(&at("sink.bootstrap_servers"), servers, to_origin.clone());
+            false
+        }
         _ => {
-            problems.push(Problem::at(to_origin, "write amqp://user@host:5672/vhost, amqps://… or stdout"));
+            let text = "write amqp://user@host:5672/vhost, amqps://…, kafka://host:9092,… or stdout";
+            problems.push(Problem::at(to_origin, text));
             false
         }
     };

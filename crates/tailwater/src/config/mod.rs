@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tailwater_core::route::{Compatibility, Format};
 use tailwater_core::transform::outbox::OutboxOptions;
+pub use tailwater_kafka::KafkaConfig;
 
 /// The whole configuration of a process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub struct Config {
     /// Bytes in flight over all pipelines; `delivery.memory_bytes` is the limit of each. How it is shared: `memory.rs`.
     pub memory_bytes: usize,
     pub http: HttpConfig,
+    /// The process's own Kafka: for sinks that name no servers, and for pipelines defined over HTTP.
+    pub kafka: Option<KafkaConfig>,
     pub pipelines: BTreeMap<String, PipelineConfig>,
 }
 
@@ -79,6 +82,7 @@ pub enum SourceConfig {
 #[expect(clippy::large_enum_variant, reason = "one per pipeline, never in a collection")]
 pub enum SinkConfig {
     Rabbitmq(RabbitmqConfig),
+    Kafka(KafkaConfig),
     Stdout,
 }
 
@@ -157,6 +161,7 @@ impl Default for Config {
             state_dir: PathBuf::from("tailwater-state"),
             memory_bytes: 256 << 20,
             http: HttpConfig::default(),
+            kafka: None,
             pipelines: BTreeMap::new(),
         }
     }

@@ -5,7 +5,7 @@
 //! and all of them at once.
 
 use super::origin::{Origin, Origins, Problem};
-use super::{Config, PipelineConfig, PruneConfig, RouteConfig, SinkConfig, SourceConfig};
+use super::{Config, KafkaConfig, PipelineConfig, PruneConfig, RouteConfig, SinkConfig, SourceConfig};
 use crate::sinks::rabbitmq::config::{
     Binding, DeadLetter, DeadLetterBy, Exchange, Queue, QueueKind, RabbitmqConfig, Topology,
 };
@@ -103,9 +103,15 @@ impl Settings {
 
     fn schema_for(&self, path: &[String]) -> &'static Value {
         static RABBITMQ: LazyLock<Value> = LazyLock::new(|| schema("rabbitmq"));
+        static KAFKA: LazyLock<Value> = LazyLock::new(|| schema("kafka"));
         static STDOUT: LazyLock<Value> = LazyLock::new(|| schema("stdout"));
-        match path {
-            [head, name, ..] if head == "pipelines" && self.sink_type(name) == "stdout" => &STDOUT,
+        let kind = match path {
+            [head, name, ..] if head == "pipelines" => self.sink_type(name),
+            _ => "rabbitmq",
+        };
+        match kind {
+            "kafka" => &KAFKA,
+            "stdout" => &STDOUT,
             _ => &RABBITMQ,
         }
     }
@@ -117,7 +123,7 @@ impl Settings {
     fn missing_parts(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for name in self.pipelines() {
-            for (part, types) in [("source", "\"postgres\""), ("sink", "\"rabbitmq\" or \"stdout\"")] {
+            for (part, types) in [("source", "\"postgres\""), ("sink", "\"rabbitmq\", \"kafka\" or \"stdout\"")] {
                 let wanted = vec!["pipelines".to_owned(), name.clone(), part.to_owned(), "type".to_owned()];
                 if !self.map.contains_key(&wanted) {
                     problems.push(Problem::new(format!("pipelines.{name}.{part}.type is missing: write {types}")));
@@ -189,6 +195,7 @@ fn schema(sink: &str) -> Value {
         bindings: vec![Binding { exchange: String::new(), queue: String::new(), routing_key: String::new() }],
     };
     let sink = match sink {
+        "kafka" => SinkConfig::Kafka(KafkaConfig::default()),
         "stdout" => SinkConfig::Stdout,
         _ => SinkConfig::Rabbitmq(RabbitmqConfig { topology, ..RabbitmqConfig::default() }),
     };
@@ -200,7 +207,11 @@ fn schema(sink: &str) -> Value {
         admin: Some(Default::default()),
         prune: Some(PruneConfig::default()),
     };
-    let config = Config { pipelines: BTreeMap::from([("*".into(), pipeline)]), ..Config::default() };
+    let config = Config {
+        kafka: Some(KafkaConfig::default()),
+        pipelines: BTreeMap::from([("*".into(), pipeline)]),
+        ..Config::default()
+    };
     serde_json::to_value(config).expect("a configuration is serializable")
 }
 
@@ -270,7 +281,8 @@ fn candidates(sample: Option<&Value>, text: &str) -> Vec<Value> {
 }
 
 fn may_hold_secret(path: &[String]) -> bool {
-    path.iter().any(|name| ["url", "urls", "management_url", "password", "token"].contains(&name.as_str()))
+    path.iter()
+        .any(|name| ["url", "urls", "management_url", "password", "key_password", "token"].contains(&name.as_str()))
 }
 
 /// Whether a value fits at a path, everything else being in order.

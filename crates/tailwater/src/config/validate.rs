@@ -1,14 +1,18 @@
 //! What types cannot say: slot names, limits, combinations. Everything that is wrong, at once, each at its origin.
 
 use super::origin::{Origins, Problem};
-use super::{Config, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
+use super::{Config, KafkaConfig, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
 use crate::assemble;
+use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sources::postgres::filter::Filter;
 use tailwater_core::transform::outbox::RouteConfigError;
 
 /// All problems of a configuration.
 pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
-    let mut check = Check { origins, problems: vec![] };
+    let mut check = Check { origins, kafka: config.kafka.clone(), problems: vec![] };
+    for (field, text) in config.kafka.iter().flat_map(KafkaConfig::problems) {
+        check.require(false, &format!("kafka.{field}"), &text);
+    }
     check.http(config);
     check.require(config.memory_bytes >= 16 << 20, "memory_bytes", "at least 16777216 (16 MiB)");
     let reachable = config.http.listen.is_some() || !config.pipelines.is_empty();
@@ -22,6 +26,8 @@ pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
 
 struct Check<'a> {
     origins: &'a Origins,
+    /// The process's own, for sinks that name no servers.
+    kafka: Option<KafkaConfig>,
     problems: Vec<Problem>,
 }
 
@@ -70,7 +76,11 @@ impl Check<'_> {
         self.route(name, pipeline);
         self.topics(name, pipeline, &source.table);
         self.delivery(name, pipeline);
-        self.sink(name, pipeline);
+        match &pipeline.sink {
+            SinkConfig::Rabbitmq(sink) => self.rabbitmq(name, pipeline, sink),
+            SinkConfig::Kafka(sink) => self.kafka(name, pipeline, sink),
+            SinkConfig::Stdout => {}
+        }
     }
 
     /// A predicate that leaves the outbox out would leave nothing to publish: a mistake that looks like health.
@@ -143,9 +153,24 @@ impl Check<'_> {
         }
     }
 
-    fn sink(&mut self, name: &str, pipeline: &PipelineConfig) {
+    fn kafka(&mut self, name: &str, pipeline: &PipelineConfig, sink: &KafkaConfig) {
         let at = |part: &str| format!("pipelines.{name}.sink.{part}");
-        let SinkConfig::Rabbitmq(sink) = &pipeline.sink else { return };
+        let built = cfg!(feature = "kafka");
+        self.require(built, &at("type"), "this binary was built without Kafka: build it with the feature `kafka`");
+        for (field, text) in sink.clone().or_servers_of(self.kafka.as_ref()).problems() {
+            self.require(false, &at(field), &text);
+        }
+        if pipeline.delivery.on_rejected == OnRejected::DeadLetter {
+            let named = sink.dead_letter_topic.as_ref().is_some_and(|name| !name.is_empty());
+            self.require(named, &at("dead_letter_topic"), "on_rejected = \"dead-letter\" needs a topic to send to");
+        }
+        let one = !sink.exactly_once || pipeline.delivery.lanes == 1;
+        let lanes = format!("pipelines.{name}.delivery.lanes");
+        self.require(one, &lanes, "exactly_once needs lanes = 1: one transaction holds events and position");
+    }
+
+    fn rabbitmq(&mut self, name: &str, pipeline: &PipelineConfig, sink: &RabbitmqConfig) {
+        let at = |part: &str| format!("pipelines.{name}.sink.{part}");
         let amqp = |url: &str| url.starts_with("amqp://") || url.starts_with("amqps://");
         self.require(!sink.urls.is_empty(), &at("urls"), "name the broker: urls = [\"amqp://user@host:5672\"]");
         let legal = sink.urls.iter().all(|url| amqp(url.expose()));

@@ -1,8 +1,13 @@
 //! A sink with a reader at its other end and faults in between.
 #![allow(dead_code)] // each test file uses its part
 
+#[cfg(feature = "kafka")]
+mod kafka;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+#[cfg(feature = "kafka")]
+pub use kafka::Kafka;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tailwater::config::secret::Secret;
@@ -11,7 +16,7 @@ use tailwater::sinks::rabbitmq::RabbitmqSink;
 use tailwater::sinks::rabbitmq::config::RabbitmqConfig;
 use tailwater::sinks::stdout::StdoutSink;
 use tailwater_core::route::Compatibility;
-use tailwater_core::{Headers, Message, MessageId, Sink, Slice, Timestamp};
+use tailwater_core::{HeaderValue, Headers, Message, MessageId, Sink, Slice, Timestamp};
 use testbed::{Proxy, eventually, shared_rabbitmq, unique};
 use tokio::io::{AsyncReadExt, DuplexStream};
 
@@ -30,6 +35,10 @@ pub trait World: Send + Sync {
     async fn arrived_payloads(&self, count: usize) -> Vec<(String, usize)>;
     /// After a cut or an absence a new publisher can be opened.
     fn comes_back(&self) -> bool;
+    /// A cut is mended below the publisher, which never hears of it.
+    fn mends_cuts(&self) -> bool {
+        false
+    }
     fn cut_after(&self, bytes: u64);
     fn away(&self);
     /// Takes nothing more, but does not go away either.
@@ -38,12 +47,14 @@ pub trait World: Send + Sync {
 }
 
 pub fn message(id: &str, topic: &str, payload: Option<&[u8]>) -> Message {
+    let mut headers = Headers::default();
+    headers.push("id", HeaderValue::Text(Bytes::copy_from_slice(id.as_bytes())));
     Message {
         id: MessageId(id.into()),
         topic: topic.into(),
         event_type: None,
         key: Some(Bytes::from_static(b"key")),
-        headers: Headers::default(),
+        headers,
         content_type: "application/json",
         payload: payload.map(Bytes::copy_from_slice),
         partition: None,
