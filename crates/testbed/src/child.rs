@@ -2,8 +2,8 @@
 
 use crate::process::{self, signal};
 use crate::wait::eventually;
-use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,12 +34,22 @@ pub fn tailwater_binary() -> PathBuf {
 
 impl Child {
     /// Starts it with both outputs collected, line by line.
-    pub fn start(mut command: Command) -> Child {
+    pub fn start(command: Command) -> Child {
+        Child::start_as(command, None)
+    }
+
+    /// As [`Child::start`], for programs that run long: all lines also go to the end of the file `log`, and only the last
+    /// ones are kept here.
+    pub fn start_logged(command: Command, log: &Path) -> Child {
+        Child::start_as(command, Some(log))
+    }
+
+    fn start_as(mut command: Command, log: Option<&Path>) -> Child {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut inner = process::spawn(command, libc::SIGKILL).unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let (stdout, reader) = collect(inner.stdout.take().expect("piped"));
-        let (stderr, error_reader) = collect(inner.stderr.take().expect("piped"));
+        let (stdout, reader) = collect(inner.stdout.take().expect("piped"), log);
+        let (stderr, error_reader) = collect(inner.stderr.take().expect("piped"), log);
         Child { pid: inner.id(), inner: Mutex::new(inner), stdout, stderr, readers: [reader, error_reader] }
     }
 
@@ -128,12 +138,26 @@ fn tail(lines: &[String]) -> String {
     lines.get(lines.len().saturating_sub(40)..).unwrap_or(lines).join("\n")
 }
 
-fn collect(output: impl Read + Send + 'static) -> (Lines, std::thread::JoinHandle<()>) {
+/// Lines kept of a program whose lines go to a file.
+const KEPT: usize = 200;
+
+fn collect(output: impl Read + Send + 'static, log: Option<&Path>) -> (Lines, std::thread::JoinHandle<()>) {
     let lines = Lines::default();
     let sink = lines.clone();
+    let mut log = log.map(|path| {
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        file.unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()))
+    });
     let reader = std::thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            sink.lock().expect("no panic while held").push(String::from_utf8_lossy(&line).into_owned());
+            let mut sink = sink.lock().expect("no panic while held");
+            sink.push(String::from_utf8_lossy(&line).into_owned());
+            if let Some(file) = &mut log {
+                // a full disk loses lines of a log, nothing else
+                let _ = file.write_all(&[line.as_slice(), b"\n"].concat());
+                let more = sink.len().saturating_sub(KEPT);
+                sink.drain(..more);
+            }
         }
     });
     (lines, reader)

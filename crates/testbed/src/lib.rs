@@ -8,6 +8,7 @@
 mod child;
 mod http;
 mod kafka;
+mod kafka_records;
 mod load;
 mod ports;
 mod postgres;
@@ -22,6 +23,7 @@ mod workdir;
 pub use child::{Child, python, tailwater_binary};
 pub use http::{HttpAnswer, http_get, http_request};
 pub use kafka::{Kafka, KafkaOptions, Listener, shared_kafka};
+pub use kafka_records::Record;
 pub use load::{Committed, Load, LoadOptions};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions, StopMode, postgres_program, shared_postgres};
