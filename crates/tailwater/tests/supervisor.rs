@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tailwater::metrics::State;
+use tailwater::supervisor::store::{Store, Stored};
 use tailwater::supervisor::{Defined, Supervisor, Target};
+use tailwater_core::Failure;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -292,4 +294,42 @@ async fn with_pipelines_by_rest_the_process_stays_and_ends_drained_when_told() {
     assert_eq!(world.confirmed.load(Relaxed), world.read.load(Relaxed), "drained");
     let failure = supervisor.put("late", fake::config(), Defined::Rest, Target::Running).await.unwrap_err();
     assert!(failure.to_string().contains("stopping"));
+}
+
+/// What was defined before is started as it was left; what cannot be understood any more is shown, and takes nobody along.
+#[tokio::test]
+async fn definitions_are_restored_with_their_targets_and_a_bad_one_is_shown() {
+    let scene = Scene::new(false);
+    scene.put_as("own", Script::default(), Defined::File, Target::Running).await;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::new(directory.path());
+    let targets = [
+        ("a", Target::Running),
+        ("b", Target::Paused),
+        ("c", Target::Stopped),
+        ("bad", Target::Running),
+        ("own", Target::Stopped),
+    ];
+    for (name, target) in targets {
+        store.save(name, &serde_json::Map::new(), target).await.unwrap();
+    }
+    let convert = |stored: &Stored| match stored.name.as_str() {
+        "bad" => Err(Failure::fatal("post it again", "unknown setting")),
+        _ => Ok(fake::config()),
+    };
+    scene.supervisor.restore(&store, convert).await.unwrap();
+    for (name, state) in [("a", "streaming"), ("b", "paused"), ("c", "stopped"), ("own", "streaming")] {
+        scene.until(name, state).await;
+    }
+    assert_eq!(scene.supervisor.names(), ["a", "b", "c", "own"]);
+    let statuses = scene.supervisor.statuses();
+    let bad = statuses.iter().find(|status| status.name == "bad").unwrap();
+    assert!(
+        matches!(bad.state(), State::Failed { error, hint } if error == "unknown setting" && hint == "post it again")
+    );
+    scene.put("bad", Script::default()).await;
+    scene.until("bad", "streaming").await;
+    std::fs::write(directory.path().join("connectors/a.json"), "torn").unwrap();
+    let failure = scene.supervisor.restore(&store, convert).await.unwrap_err().to_string();
+    assert!(failure.contains("a.json"), "{failure}");
 }

@@ -228,7 +228,7 @@ fn outcome(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure>
 }
 
 /// Error and hint, apart.
-fn told(failure: &Failure) -> (String, String) {
+pub(super) fn told(failure: &Failure) -> (String, String) {
     let hint = match failure {
         Failure::Fatal { hint, .. } => hint.to_string(),
         Failure::Retry { .. } => String::new(),

@@ -34,9 +34,10 @@ use crate::metrics::{Board, State, Status};
 use crate::pipeline::Parts;
 use keeper::{Keeper, Phase};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use store::{Store, Stored};
 use tailwater_core::{Checkpoints, Failure, Position};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +99,8 @@ struct Shared {
     stop: CancellationToken,
     board: Board,
     kept: Mutex<BTreeMap<String, Kept>>,
+    /// Defined, and no pipeline can be made of it: shown as failed.
+    refused: Mutex<BTreeSet<String>>,
     /// One change at a time to a name.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Some pipeline entered another phase.
@@ -152,6 +155,7 @@ impl Supervisor {
             stop,
             board: Board::default(),
             kept: Mutex::new(BTreeMap::new()),
+            refused: Mutex::new(BTreeSet::new()),
             turns: Mutex::new(HashMap::new()),
             changed: Arc::new(Notify::new()),
             worker,
@@ -196,16 +200,56 @@ impl Supervisor {
             changed: self.0.changed.clone(),
         };
         self.0.board.insert(status.clone());
+        self.refused().remove(name);
         let kept = Kept { defined, pipeline, status, target, restart, gone, phase: phase_now };
         self.kept().insert(name.to_owned(), kept);
         tokio::spawn(keeper.run());
         Ok(())
     }
 
+    /// Starts what was defined by REST before. A definition of which `convert` can make no pipeline any more (another version
+    /// wrote it) stands as failed, and the others run. Error: a file that cannot be read.
+    pub async fn restore(
+        &self,
+        store: &Store,
+        convert: impl Fn(&Stored) -> Result<PipelineConfig, Failure>,
+    ) -> Result<(), Failure> {
+        for stored in store.load_all().await? {
+            let put = match convert(&stored) {
+                Ok(_) if self.get(&stored.name).is_some_and(|entry| entry.defined == Defined::File) => {
+                    let hint = "rename the pipeline in the file; or delete the connector by its file";
+                    tracing::error!(pipeline = %stored.name, hint, "a connector has the name of a pipeline of the file: not started");
+                    continue;
+                }
+                Ok(pipeline) => self.put(&stored.name, pipeline, Defined::Rest, stored.target).await,
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = put {
+                self.refuse(&stored.name, &failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a definition as failed that is no pipeline ([`Supervisor::get`] does not know it). [`Supervisor::put`] and
+    /// [`Supervisor::remove`] end that.
+    pub fn refuse(&self, name: &str, failure: &Failure) {
+        let (error, hint) = keeper::told(failure);
+        tracing::error!(pipeline = name, error = %failure, "not started");
+        let status = Arc::new(Status::new(name));
+        status.set_state(State::Failed { error, hint });
+        self.0.board.insert(status);
+        self.refused().insert(name.to_owned());
+    }
+
     /// Drains a pipeline and forgets it, its saved position too. The slot stays: it belongs to the database. False: no such.
     pub async fn remove(&self, name: &str) -> bool {
         let turn = self.turn(name);
         let _turn = turn.lock().await;
+        if self.refused().remove(name) {
+            self.0.board.remove(name);
+            return true;
+        }
         let Some(done) = self.end(name) else { return false };
         keeper::done(done).await;
         match self.checkpoints(name) {
@@ -308,7 +352,7 @@ impl Supervisor {
         let lost = |kept: &Kept| {
             kept.defined == Defined::File && *kept.target.borrow() == Target::Running && kept.failed().is_some()
         };
-        !self.0.worker && kept.values().all(lost)
+        !self.0.worker && self.refused().is_empty() && kept.values().all(lost)
     }
 
     fn checkpoints(&self, name: &str) -> Result<Arc<dyn Checkpoints>, Failure> {
@@ -329,6 +373,10 @@ impl Supervisor {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         turns.entry(name.to_owned()).or_default().clone()
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
