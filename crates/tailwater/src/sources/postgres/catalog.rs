@@ -1,12 +1,14 @@
 //! What only the catalog knows of a table: its columns before the first change, defaults, type names.
 
+use super::capture::Table;
 use super::client::Client;
-use super::connect::session;
 use super::failure::Error;
+use super::shared::shared;
 use super::target::Target;
 use std::sync::Arc;
 use tailwater_core::change::ColumnCatalog;
 use tailwater_core::{Column, Relation, ReplicaIdentity};
+use tokio_postgres::SimpleQueryMessage;
 
 /// A table as the stream will describe it, and the column that tells the order of its rows.
 pub(super) struct Described {
@@ -20,30 +22,13 @@ const INT8: u32 = 20;
 const TIMESTAMP: u32 = 1114;
 const TIMESTAMPTZ: u32 = 1184;
 
-/// Reads a table's columns in the snapshot of `client`. `published`: the publication's column list, where it has one.
-pub(super) async fn describe(
-    client: &mut Client,
-    oid: u32,
-    schema: &str,
-    name: &str,
-    published: Option<&[&str]>,
-) -> Result<Described, Error> {
-    // Generated columns are not in the stream.
-    let sql = format!(
-        "SELECT a.attname, a.atttypid, a.atttypmod, c.relreplident, \
-         c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid \
-           AND a.attnum = ANY (i.indkey) AND CASE c.relreplident WHEN 'd' THEN i.indisprimary \
-           WHEN 'i' THEN i.indisreplident ELSE false END), \
-         EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary \
-           AND i.indnkeyatts = 1 AND a.attnum = i.indkey[0]) \
-         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
-         WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum"
-    );
-    let rows = client.query(&sql).await?;
+/// Reads a table's columns in the snapshot of `client`.
+pub(super) async fn describe(client: &mut Client, table: &Table, with_facts: bool) -> Result<Described, Error> {
+    let rows = client.query(&columns_sql(table.oid)).await?;
     let mut relation = Relation {
-        oid,
-        schema: schema.into(),
-        name: name.into(),
+        oid: table.oid,
+        schema: table.schema.as_str().into(),
+        name: table.name.as_str().into(),
         identity: ReplicaIdentity::Default,
         columns: Vec::with_capacity(rows.len()),
     };
@@ -58,17 +43,40 @@ pub(super) async fn describe(
             Some("i") => ReplicaIdentity::Index,
             _ => ReplicaIdentity::Default,
         };
-        if published.is_some_and(|published| !published.contains(&column)) {
+        if table.columns.as_ref().is_some_and(|published| !published.iter().any(|name| name == column)) {
             continue;
         }
         let key = row.text(4) == Some("t");
         if row.text(5) == Some("t") && matches!(type_oid, INT2 | INT4 | INT8) {
             number_key = Some(Arc::from(column));
         }
-        relation.columns.push(Column { name: column.into(), type_oid, type_modifier, key, catalog: None });
+        let catalog = with_facts.then(|| facts(|index| row.text(index))).flatten();
+        relation.columns.push(Column { name: column.into(), type_oid, type_modifier, key, catalog });
     }
     let order_by = number_key.or_else(|| time_column(&relation));
     Ok(Described { relation, order_by })
+}
+
+/// Every column that is in the stream (generated ones are not), and all we want to know of it.
+fn columns_sql(oid: u32) -> String {
+    format!(
+        "SELECT a.attname, a.atttypid, a.atttypmod, c.relreplident, \
+         c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid \
+           AND a.attnum = ANY (i.indkey) AND CASE c.relreplident WHEN 'd' THEN i.indisprimary \
+           WHEN 'i' THEN i.indisreplident ELSE false END), \
+         EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary \
+           AND i.indnkeyatts = 1 AND a.attnum = i.indkey[0]), \
+         a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
+         pg_catalog.format_type(a.atttypid, a.atttypmod) \
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+         WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum"
+    )
+}
+
+/// A row of [`columns_sql`]: the part that the stream does not say.
+fn facts<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Option<ColumnCatalog> {
+    Some(ColumnCatalog { not_null: text(6) == Some("t"), default: text(7).map(Arc::from), type_name: text(8)?.into() })
 }
 
 /// The column that holds a row's time: the only one, or the one that is called so.
@@ -91,21 +99,16 @@ fn time_column(relation: &Relation) -> Option<Arc<str>> {
 /// Adds to a table's description what the stream does not say. It is the catalog of now, not of the change: a column that is
 /// gone, or has another type by now, stays without.
 pub(super) async fn complete(target: &Target, relation: Arc<Relation>) -> Result<Arc<Relation>, Error> {
-    let (client, _) = session(target).await?;
-    let sql = "SELECT a.attname::text, a.atttypid, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
-               pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a \
-               LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-               WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+    let session = shared(target).await?;
     let mut completed = (*relation).clone();
-    for row in client.query(sql, &[&relation.oid]).await? {
-        let (name, type_oid): (&str, u32) = (row.get(0), row.get(1));
+    for message in session.simple_query(&columns_sql(relation.oid)).await? {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        let (Some(name), Some(type_oid)) = (row.get(0), row.get(1).and_then(|oid| oid.parse::<u32>().ok())) else {
+            continue;
+        };
         let column = completed.columns.iter_mut().find(|column| *column.name == *name && column.type_oid == type_oid);
         if let Some(column) = column {
-            column.catalog = Some(ColumnCatalog {
-                not_null: row.get(2),
-                default: row.get::<_, Option<&str>>(3).map(Arc::from),
-                type_name: row.get::<_, &str>(4).into(),
-            });
+            column.catalog = facts(|index| row.get(index));
         }
     }
     Ok(Arc::new(completed))

@@ -30,6 +30,13 @@ pub struct PostgresConfig {
     pub catalog: bool,
 }
 
+impl PostgresConfig {
+    /// Whether the catalog's part of every table's description is wanted: for change events always.
+    pub fn wants_catalog(&self) -> bool {
+        self.catalog || self.table.is_empty()
+    }
+}
+
 /// Connection settings, shared by `run` (role of the relay) and `admin` (owner) connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -40,6 +40,9 @@ pub enum Error {
     /// A saved position that this source cannot have written.
     #[error("the saved position `{0}` cannot be read")]
     Position(String),
+    /// The server has no room for one more of us; it may have some later.
+    #[error("the server said: {error}. What to do: {hint}")]
+    Limit { error: Box<ServerError>, hint: String },
     /// Something that must be there before the first start is not.
     #[error("{what}")]
     Missing { what: String, hint: String },
@@ -116,7 +119,7 @@ pub struct Names {
 pub fn classify(error: Error, names: &Names) -> Failure {
     match &error {
         Error::Server(server) => match verdict(server, names) {
-            Verdict::Retry => Failure::retry(error),
+            Verdict::Retry => Failure::retry(limit(error)),
             Verdict::Fatal(hint) => Failure::fatal(hint, error),
             Verdict::Gap(hint) => {
                 let what = server.to_string();
@@ -148,9 +151,28 @@ pub fn classify(error: Error, names: &Names) -> Failure {
         | Error::Sql(_)
         | Error::WrongSession(..)
         | Error::Protocol(_)
+        | Error::Limit { .. }
         | Error::Timeout(_)
         | Error::Ended(_) => Failure::retry(error),
     }
+}
+
+/// Waiting may be enough; if it is not, the setting is named.
+fn limit(error: Error) -> Error {
+    let Error::Server(server) = error else { return error };
+    if server.code != "53300" {
+        return Error::Server(server);
+    }
+    let setting = if server.message.contains("max_wal_senders") { "max_wal_senders" } else { "max_connections" };
+    let each = if setting == "max_wal_senders" {
+        "one for each pipeline and each standby server"
+    } else {
+        "of all roles together"
+    };
+    let hint = format!(
+        "ALTER SYSTEM SET {setting} = …; (more than now: {each}) and restart PostgreSQL, or end sessions nobody needs"
+    );
+    Error::Limit { error: server, hint }
 }
 
 /// For connections that have no slot to talk of (`init`, `prune`, `status`).
@@ -172,7 +194,7 @@ pub fn gap_hint(names: &Names) -> String {
          consumers have, and begin anew: SELECT pg_drop_replication_slot('{slot}'); (if it exists), move this pipeline's state \
          file away, start again: all rows still in the table are published once more, consumers skip those they know",
         slot = names.slot,
-        table = if names.table.is_empty() { "the outbox" } else { &names.table },
+        table = if names.table.is_empty() { "the captured tables" } else { &names.table },
     )
 }
 
@@ -185,11 +207,24 @@ fn verdict(error: &ServerError, names: &Names) -> Verdict {
         {
             Verdict::Fatal(format!("ALTER ROLE {user} REPLICATION;"))
         }
+        "42501" if message.contains("row-level security") => Verdict::Fatal(format!(
+            "policies would hide rows from the snapshot: ALTER ROLE {user} BYPASSRLS; or, without the rows that are there: \
+             snapshot = \"never\""
+        )),
         "42501" if message.contains("schema") => {
-            let schema = table.split_once('.').map_or("public", |(schema, _)| schema);
-            Verdict::Fatal(format!("GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT ON {table} TO {user};"))
+            let schema = match table.split_once('.') {
+                Some((schema, _)) => schema,
+                None => last_word(message),
+            };
+            Verdict::Fatal(format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT ON {} TO {user};",
+                if table.is_empty() { "the captured tables" } else { table }
+            ))
         }
-        "42501" => Verdict::Fatal(format!("GRANT SELECT ON {table} TO {user};")),
+        "42501" => {
+            let table = if table.is_empty() { last_word(message) } else { table };
+            Verdict::Fatal(format!("GRANT SELECT ON {table} TO {user};"))
+        }
         "28P01" => Verdict::Fatal(format!(
             "the password of role {user} is wrong: correct password_file, password or PGPASSWORD"
         )),
@@ -204,7 +239,8 @@ fn verdict(error: &ServerError, names: &Names) -> Verdict {
             Verdict::Fatal("ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL".into())
         }
         "55000" if message.contains("publication") => Verdict::Gap(format!(
-            "publication {publication} is missing: CREATE PUBLICATION {publication} FOR TABLE {table}; {}",
+            "publication {publication} is missing: CREATE PUBLICATION {publication} FOR TABLE {}; {}",
+            if table.is_empty() { "…" } else { table },
             gap_hint(names)
         )),
         // The wording of 14-15, 17 and 18; seen at START_REPLICATION and at the copy of a slot.
@@ -232,6 +268,11 @@ fn verdict(error: &ServerError, names: &Names) -> Verdict {
         // 57P0x shutting down or starting, 53x out of resources, 0A000 still a standby: all may pass.
         _ => Verdict::Retry,
     }
+}
+
+/// `permission denied for table orders`: the name.
+fn last_word(message: &str) -> &str {
+    message.rsplit(' ').next().unwrap_or(message).trim_matches('"')
 }
 
 #[cfg(test)]
@@ -265,6 +306,7 @@ mod tests {
             ("42501", "permission denied to start WAL sender", "ALTER ROLE relay REPLICATION"),
             ("42501", "must be superuser or replication role to use replication slots", "ALTER ROLE relay REPLICATION"),
             ("42501", "permission denied for table outbox", "GRANT SELECT ON public.outbox TO relay"),
+            ("42501", "query would be affected by row-level security policy for table \"o\"", "BYPASSRLS"),
             ("42501", "permission denied for schema app", "GRANT USAGE ON SCHEMA public TO relay"),
             ("28P01", "password authentication failed for user \"relay\"", "password_file"),
             ("28000", "no pg_hba.conf entry for host \"10.0.0.1\"", "host shop relay"),
@@ -299,6 +341,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_limit_of_the_server_is_waited_for_and_named() {
+        for (message, setting) in [
+            ("number of requested standby connections exceeds max_wal_senders (currently 10)", "SET max_wal_senders"),
+            ("sorry, too many clients already", "SET max_connections"),
+        ] {
+            let failure = classify(server("53300", message), &names());
+            assert!(!failure.is_fatal() && failure.to_string().contains(setting), "{failure}");
+        }
+    }
+
+    #[test]
+    fn without_an_outbox_the_table_is_the_one_the_server_names() {
+        let names = Names { table: String::new(), ..names() };
+        let failure = classify(server("42501", "permission denied for table orders"), &names);
+        assert!(failure.to_string().contains("GRANT SELECT ON orders TO relay;"), "{failure}");
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub(super) struct Link {
     pub snapshot_rows: watch::Sender<u64>,
     wake: Notify,
     closing: AtomicBool,
+    closed_wake: Notify,
     /// Why the stream must not go on.
     failed: Mutex<Option<Error>>,
     failed_wake: Notify,
@@ -69,6 +70,7 @@ impl Link {
             snapshot_rows: watch::Sender::new(0),
             wake: Notify::new(),
             closing: AtomicBool::new(false),
+            closed_wake: Notify::new(),
             failed: Mutex::new(None),
             failed_wake: Notify::new(),
             has_failed: AtomicBool::new(false),
@@ -167,15 +169,24 @@ impl Link {
     pub fn close_softly(&self) {
         self.closing.store(true, SeqCst);
         self.wake.notify_one();
+        self.closed_wake.notify_one();
     }
 
     /// Ends the connection now, also when nobody reads it.
     pub fn close_now(&self) {
         self.closing.store(true, SeqCst);
         self.wake.notify_one();
+        self.closed_wake.notify_one();
         if let Some(closer) = self.closer.lock().expect("no panic while the lock is held").take() {
             // It may be gone already, which is what we want.
             drop(closer.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    /// Resolves when the connection is to be ended; for one listener. Cancel-safe.
+    pub async fn closed(&self) {
+        while !self.is_closing() {
+            self.closed_wake.notified().await;
         }
     }
 

@@ -52,6 +52,11 @@ impl Filter {
         self.include.0.iter().any(|(text, _)| literal(text).is_some_and(|name| name == format!("{schema}.{table}")))
     }
 
+    /// Whether tables are asked for at all; without an include list it is whatever the publication has.
+    pub fn is_asked(&self) -> bool {
+        !self.include.is_empty() || !self.include_schemas.is_empty()
+    }
+
     /// The include list, for messages; `all tables` without one.
     pub fn describe(&self) -> String {
         let list = if self.include.is_empty() { &self.include_schemas } else { &self.include };

@@ -1,23 +1,30 @@
 //! PostgreSQL by its log: a slot decoded by `pgoutput`, read over the replication protocol.
 //!
 //! ```text
-//!   config ─▶ target ─▶ socket ─▶ client (start-up, queries) ─▶ open (checks, standby) ─▶ stream ─▶ changes
-//!                                                                 └▶ snapshot (first start) ─┘
-//!   connect (ordinary SQL) ─▶ watch (publication, slot, shutdown)      feedback ◀─ confirmations
+//!   config ─▶ target ─▶ socket ─▶ client (start-up, queries) ─▶ open (checks) ─┬───────────────▶ stream ─▶ changes
+//!             filter ─▶ capture, publication (which tables) ──────┘            ├▶ snapshot ────┘ (first start)
+//!                                                                              └▶ standby (somebody else has the slot)
+//!   connect, shared (ordinary SQL) ─▶ watch (publication, slot, shutdown), catalog      feedback ◀─ confirmations
 //! ```
 
+mod capture;
 mod catalog;
 pub mod client;
 pub mod config;
 pub mod connect;
+mod copy;
 pub mod failure;
 mod feedback;
 pub mod filter;
+mod marks;
 mod open;
 pub mod position;
+mod publication;
+mod shared;
 pub mod slot;
 mod snapshot;
 mod socket;
+mod standby;
 mod stream;
 pub mod target;
 mod watch;

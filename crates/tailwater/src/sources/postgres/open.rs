@@ -4,19 +4,21 @@
 //!   connect ─▶ IDENTIFY_SYSTEM ─▶ publication, table ─▶ slot ─┬─ none, nothing saved ─▶ snapshot (or create) ─┐
 //!                                                             ├─ none, but saved ─▶ gap possible              │
 //!                                                             ├─ lost, foreign ─▶ gap possible                ▼
-//!                                                             ├─ in use ─▶ standby, ask again           START_REPLICATION
+//!                                                             ├─ in use ─▶ standby, connect again       START_REPLICATION
 //!                                                             └─ ours ───────────────────────────────────────▲
 //! ```
 
+use super::capture::Captured;
 use super::client::{Client, Incoming, server_error};
 use super::config::{PostgresConfig, Snapshot};
 use super::failure::{Error, Names, classify, gap_hint};
 use super::feedback::{self, Confirmer, Link};
+use super::filter::Filter;
 use super::position::{Inside, PgPosition, Place};
 use super::slot::{self, Slot, System};
 use super::stream::{Origin, Stream, status_interval};
 use super::target::Target;
-use super::{snapshot, watch};
+use super::{publication, snapshot, standby, watch};
 use crate::metrics::{State, Status};
 use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::backend::Message;
@@ -26,8 +28,8 @@ use tailwater_core::pgoutput::Lsn;
 use tailwater_core::{Confirm, Failure, Position};
 use tokio::time::sleep;
 
-const STANDBY_FIRST: Duration = Duration::from_millis(50);
-const STANDBY_MAX: Duration = Duration::from_secs(1);
+/// A former session of ours may just be leaving: no word about the first moments.
+const LEAVING: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
 
 /// What an opening has learned; everything the later steps need.
 #[derive(Clone)]
@@ -37,6 +39,9 @@ pub(super) struct Opening {
     pub names: Names,
     pub system: System,
     pub link: Arc<Link>,
+    pub filter: Arc<Filter>,
+    /// Change events: what is captured, as of the opening.
+    pub captured: Arc<Captured>,
 }
 
 /// What is read first.
@@ -88,41 +93,56 @@ async fn open_inner(
     status: Arc<Status>,
 ) -> Result<(Begin, Arc<dyn Confirm>, Opening), Error> {
     let saved = from.as_ref().map(PgPosition::parse).transpose()?;
-    let mut client = Client::connect(&target).await?;
-    let system = slot::identify(&mut client).await?;
-    status.source_seen.touch();
-    if let Some(saved) = &saved {
-        check_system(&mut client, saved, &system, names).await?;
+    let filter = Arc::new(Filter::new(&config.tables).map_err(Error::Config)?);
+    loop {
+        let mut client = Client::connect(&target).await?;
+        let system = slot::identify(&mut client).await?;
+        status.source_seen.touch();
+        if let Some(saved) = &saved {
+            check_system(&mut client, saved, &system, names).await?;
+        }
+        let link = Link::new(status.clone());
+        let found = slot::find(&mut client, &config.slot).await?;
+        let reading = found.is_some() || saved.is_some();
+        let captured = Arc::new(publication::prepare(&mut client, config, &filter, names, reading).await?);
+        // The SQL session beside the stream must ask the very server that streams.
+        let target = Target { endpoints: vec![client.endpoint.clone()], ..target.clone() };
+        let (config, names, filter) = (config.clone(), names.clone(), filter.clone());
+        let opening = Opening { config, target, names, system, link, filter, captured };
+        if let Some(begin) = begin(client, &opening, found, saved.clone()).await? {
+            let confirm = Arc::new(Confirmer { link: opening.link.clone(), system_id: opening.system.id });
+            return Ok((begin, confirm, opening));
+        }
     }
-    let link = Link::new(status.clone());
-    // The SQL session beside the stream must ask the very server that streams.
-    let target = Target { endpoints: vec![client.endpoint.clone()], ..target };
-    let opening = Opening { config: config.clone(), target, names: names.clone(), system, link: link.clone() };
-    let confirm = Arc::new(Confirmer { link, system_id: opening.system.id });
-    let found = slot::find(&mut client, &config.slot).await?;
-    slot::check_published(&mut client, config, names, found.is_some() || saved.is_some()).await?;
-    let begin = match (found, &saved) {
-        (None, Some(PgPosition { place: Place::Stream { .. }, .. })) => {
-            return Err(Error::Gap {
-                what: format!(
-                    "slot `{}` does not exist any more, but a position is saved (`{}`)",
-                    config.slot,
-                    from.as_ref().map_or("", Position::as_str)
-                ),
-                hint: gap_hint(names),
-            });
+}
+
+/// What is read first, by what there is; `None`: somebody else was at it, and all may be different now.
+async fn begin(
+    mut client: Client,
+    opening: &Opening,
+    found: Option<Slot>,
+    saved: Option<PgPosition>,
+) -> Result<Option<Begin>, Error> {
+    let Opening { config, names, .. } = opening;
+    if found.is_some() {
+        return Ok(Some(Begin::Stream(Box::new(start(client, opening, saved, None).await?))));
+    }
+    if let Some(saved @ PgPosition { place: Place::Stream { .. }, .. }) = saved {
+        let what = format!("slot `{}` does not exist any more, but a position is saved (`{saved}`)", config.slot);
+        return Err(Error::Gap { what, hint: gap_hint(names) });
+    }
+    if config.snapshot == Snapshot::Initial {
+        if !standby::claim_snapshot(&mut client, &config.slot).await? {
+            drop(client);
+            standby::for_snapshot(opening).await?;
+            return Ok(None);
         }
-        (None, _) if config.snapshot == Snapshot::Initial => {
-            Begin::Snapshot(Box::new(snapshot::begin(client, opening.clone()).await?))
-        }
-        (None, _) => {
-            let consistent = snapshot::create_slot(&mut client, &opening, false).await?;
-            tracing::info!(slot = %config.slot, at = %Lsn(consistent), "slot created, without a snapshot");
-            Begin::Stream(Box::new(start(client, &opening, None, Some(consistent)).await?))
-        }
-        (Some(_), saved) => Begin::Stream(Box::new(start(client, &opening, saved.clone(), None).await?)),
-    };
-    Ok((begin, confirm, opening))
+        publication::check_readable(config, names, &opening.captured)?;
+        return Ok(Some(Begin::Snapshot(Box::new(snapshot::begin(client, opening.clone()).await?))));
+    }
+    let consistent = snapshot::create_slot(&mut client, opening, false).await?;
+    tracing::info!(slot = %config.slot, at = %Lsn(consistent), "slot created, without a snapshot");
+    Ok(Some(Begin::Stream(Box::new(start(client, opening, None, Some(consistent)).await?))))
 }
 
 /// Whether the saved position is of this cluster, and of this past of it.
@@ -173,7 +193,7 @@ pub(super) async fn start(
 ) -> Result<Stream, Error> {
     let Opening { config, names, link, .. } = opening;
     let wal_sender_timeout = slot::wal_sender_timeout(&mut client).await?;
-    let mut pause = STANDBY_FIRST;
+    let mut leaving = LEAVING.into_iter();
     let (system, place, skip) = loop {
         // Before every START: the server itself refuses nothing, it drops commits below the position silently.
         let system = slot::identify(&mut client).await?;
@@ -185,19 +205,21 @@ pub(super) async fn start(
             return Err(Error::Gap { what, hint: gap_hint(names) });
         };
         found.check(names)?;
-        if let Some(pid) = found.active_pid {
-            stand_by(&mut client, opening, pid, &mut pause).await?;
+        if found.active_pid.is_none() {
+            let (place, skip) = resume(opening, saved.as_ref(), &found, created);
+            match begin_copy(&mut client, &slot::start_sql(config, place)).await {
+                Ok(()) => break (system, place, skip),
+                Err(error) if error.code() == Some("55006") => sleep(LEAVING[0]).await,
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(pause) = leaving.next() {
+            sleep(pause).await;
             continue;
         }
-        let (place, skip) = resume(opening, saved.as_ref(), &found, created);
-        match begin_copy(&mut client, &slot::start_sql(config, place)).await {
-            Ok(()) => break (system, place, skip),
-            Err(error) if error.code() == Some("55006") => {
-                let pid = slot::find(&mut client, &config.slot).await?.and_then(|slot| slot.active_pid);
-                stand_by(&mut client, opening, pid.unwrap_or(0), &mut pause).await?;
-            }
-            Err(error) => return Err(error),
-        }
+        drop(client);
+        standby::for_slot(opening).await?;
+        client = Client::connect(&opening.target).await?;
     };
     let (socket, buffer) = client.into_parts();
     link.start(place, system.end, socket.closer());
@@ -215,7 +237,8 @@ pub(super) async fn start(
         place,
         skip,
         wal_sender_timeout,
-        look_up: config.catalog,
+        look_up: config.wants_catalog(),
+        filter: config.table.is_empty().then(|| opening.filter.clone()),
     };
     Ok(Stream::new(read, buffer, link.clone(), origin))
 }
@@ -242,19 +265,6 @@ fn resume(opening: &Opening, saved: Option<&PgPosition>, found: &Slot, created: 
             (created.unwrap_or(found.confirmed), None)
         }
     }
-}
-
-/// Says who holds the slot, and waits a little.
-async fn stand_by(client: &mut Client, opening: &Opening, pid: i32, pause: &mut Duration) -> Result<(), Error> {
-    // A former session of ours may just be leaving: no word about the first moment.
-    if *pause > STANDBY_FIRST * 2 {
-        let holder = slot::holder(client, pid).await?;
-        opening.link.status.set_state(State::Standby { holder });
-    }
-    opening.link.status.source_seen.touch();
-    sleep(*pause).await;
-    *pause = (*pause * 2).min(STANDBY_MAX);
-    Ok(())
 }
 
 /// Sends `START_REPLICATION` and waits for CopyBoth.

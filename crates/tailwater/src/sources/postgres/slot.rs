@@ -117,78 +117,9 @@ impl Slot {
     }
 }
 
-/// Who holds a slot, in words: pid always, more when our role may see it.
-pub async fn holder(client: &mut Client, pid: i32) -> Result<String, Error> {
-    let sql = format!(
-        "SELECT concat_ws(', ', 'pid ' || pid, 'application ' || nullif(application_name, ''), 'role ' || usename, \
-         'from ' || host(client_addr), 'since ' || to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS \"UTC\"')) \
-         FROM pg_catalog.pg_stat_activity WHERE pid = {pid}"
-    );
-    let rows = client.query(&sql).await?;
-    Ok(rows.first().and_then(|row| row.text(0)).map_or_else(|| format!("pid {pid}"), str::to_owned))
-}
-
 /// `schema.name` or `name`, split; the schema defaults to `public`.
 pub fn split_table(table: &str) -> (&str, &str) {
     table.split_once('.').unwrap_or(("public", table))
-}
-
-/// One row: does the publication exist, does it have the table (itself, or partitions of it)?
-/// A configuration without a table asks only for the publication.
-pub fn publication_sql(config: &PostgresConfig) -> String {
-    let (schema, table) = split_table(&config.table);
-    let (schema, table, publication) =
-        (escape_literal(schema), escape_literal(table), escape_literal(&config.publication));
-    format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {publication}), \
-         {anything} OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables t \
-         JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
-         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
-         LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid \
-         LEFT JOIN pg_catalog.pg_class pc ON pc.oid = i.inhparent \
-         LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace \
-         WHERE t.pubname = {publication} AND ((n.nspname = {schema} AND c.relname = {table}) \
-         OR (pn.nspname = {schema} AND pc.relname = {table})))",
-        anything = config.table.is_empty(),
-    )
-}
-
-/// The judgement on an answer to [`publication_sql`]. `reading`: a slot exists, so rows may have been missed already.
-pub fn check_publication(exists: bool, has_table: bool, names: &Names, reading: bool) -> Result<(), Error> {
-    let Names { publication, table, .. } = names;
-    let (what, statement) = if !exists {
-        let what = format!("publication `{publication}` does not exist");
-        let of = if table.is_empty() { "the outbox" } else { table };
-        (
-            what,
-            format!(
-                "CREATE PUBLICATION {publication} FOR TABLE {of} WITH (publish = 'insert', publish_via_partition_root = true);"
-            ),
-        )
-    } else if !has_table {
-        let what = format!("table `{table}` is not in publication `{publication}`: its rows are not sent");
-        (what, format!("ALTER PUBLICATION {publication} ADD TABLE {table};"))
-    } else {
-        return Ok(());
-    };
-    if reading {
-        let hint = format!("{statement} Rows written in between never come: {}", gap_hint(names));
-        Err(Error::Gap { what, hint })
-    } else {
-        Err(Error::Missing { what, hint: statement })
-    }
-}
-
-/// Checks publication and table on the replication connection.
-pub async fn check_published(
-    client: &mut Client,
-    config: &PostgresConfig,
-    names: &Names,
-    reading: bool,
-) -> Result<(), Error> {
-    let rows = client.query(&publication_sql(config)).await?;
-    let is = |index: usize| rows.first().and_then(|row| row.text(index)) == Some("t");
-    check_publication(is(0), is(1), names, reading)
 }
 
 /// `wal_sender_timeout`; zero: switched off.

@@ -8,13 +8,17 @@
 //! The permanent slot exists only after every row is settled: its existence is the proof that the snapshot was completed.
 //! A crash before that begins the snapshot anew, which costs duplicates and nothing else.
 
+use super::capture;
 use super::catalog;
 use super::client::{Client, Incoming, server_error};
-use super::connect::session;
+use super::copy::parse_line;
 use super::failure::Error;
+use super::marks::{First, InTables, marker};
 use super::open::{Opening, quoted, start};
 use super::position::{PgPosition, Place};
+use super::shared::shared;
 use super::slot;
+use super::standby;
 use super::stream::Stream;
 use crate::metrics::State;
 use bytes::Bytes;
@@ -24,7 +28,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tailwater_core::pgoutput::Lsn;
-use tailwater_core::{Batch, Change, Commit, Event, Operation, Relation, Row, Tuple, Value};
+use tailwater_core::{Batch, Change, Commit, Event, Operation, Relation, Row, Value};
 use tokio::time::sleep;
 
 const BATCH_BYTES: usize = 256 << 10;
@@ -78,7 +82,7 @@ fn temporary_name(slot: &str, pid: i32) -> String {
 async fn name_blockers(opening: &Opening, walsender: i32) -> std::convert::Infallible {
     loop {
         sleep(NAME_AFTER).await;
-        let Ok((client, _)) = session(&opening.target).await else { continue };
+        let Ok(client) = shared(&opening.target).await else { continue };
         loop {
             let sql = "SELECT pg_catalog.pg_blocking_pids($1)";
             let Ok(row) = client.query_one(sql, &[&walsender]).await else { break };
@@ -111,26 +115,44 @@ pub(super) struct Rows {
     tables: VecDeque<Table>,
     /// What the rows on the way belong to.
     relation: Option<Arc<Relation>>,
+    place: InTables,
+    /// The row that was read last: kept back until it is known whether another one follows.
+    kept: Option<Kept>,
+    /// Rows handed over.
     rows: u64,
+}
+
+struct Kept {
+    row: Row,
+    size_bytes: usize,
+    first: First,
+    last_of_table: bool,
 }
 
 /// Takes the snapshot and starts reading its first table.
 pub(super) async fn begin(mut client: Client, opening: Opening) -> Result<Rows, Error> {
+    // Rows that a policy hides would be missing without a word: an error instead.
+    client.query("SET row_security = off").await?;
     let consistent = create_slot(&mut client, &opening, true).await?;
-    let answer = client.query("SELECT (extract(epoch FROM now()) * 1000000)::int8").await?;
-    let time_us = answer.first().and_then(|row| row.text(0)?.parse().ok()).unwrap_or(0);
+    let answer = client
+        .query("SELECT (extract(epoch FROM now()) * 1000000)::int8, pg_snapshot_xmax(pg_current_snapshot())::text::int8 % 4294967296")
+        .await?;
+    let number = |index| answer.first().and_then(|row| row.text(index)?.parse::<i64>().ok());
     let commit = Commit {
         system_id: opening.system.id,
         lsn: consistent,
         end_lsn: consistent,
-        time_us,
-        xid: None,
+        time_us: number(0).unwrap_or(0),
+        // The first transaction that the snapshot does not see.
+        xid: number(1).and_then(|xid| u32::try_from(xid).ok()),
         snapshot: true,
     };
     let tables = tables(&mut client, &opening).await?;
     tracing::info!(at = %Lsn(consistent), tables = tables.len(), "snapshot: rows from before the first start");
     opening.link.status.set_state(State::Snapshot { rows: 0 });
-    Ok(Rows { client, opening, consistent, commit: Arc::new(commit), tables, relation: None, rows: 0 })
+    let commit = Arc::new(commit);
+    let place = InTables::default();
+    Ok(Rows { client, opening, consistent, commit, tables, relation: None, place, kept: None, rows: 0 })
 }
 
 /// What comes after a table: the next one, or the stream.
@@ -146,25 +168,31 @@ impl Rows {
         let limit = room.min(BATCH_BYTES);
         let held = size_of::<Change>() + relation.columns.len() * size_of::<Value>();
         loop {
-            let mut changes = Vec::new();
+            let mut batch = Vec::new();
             let mut size_bytes = 0;
             while let Some(length) = self.client.buffered()? {
-                if !changes.is_empty() && (size_bytes + length + held > limit || changes.len() >= BATCH_CHANGES) {
+                // The row that is handed over by this one is the one kept before it.
+                let next = self.kept.as_ref().map_or(0, |kept| kept.size_bytes);
+                if !batch.is_empty() && (size_bytes + next > limit || batch.len() >= BATCH_CHANGES) {
                     break;
                 }
                 match self.client.message().await? {
                     Incoming::Known(Message::CopyData(body)) => {
-                        changes.push(self.change(&relation, body.into_bytes())?);
-                        size_bytes += length + held;
+                        let kept = self.row(&relation, body.into_bytes(), length + held)?;
+                        let before = self.kept.replace(kept);
+                        size_bytes += self.hand_over(before, false, &mut batch);
                     }
-                    Incoming::Known(Message::ReadyForQuery(_)) => self.relation = None,
+                    Incoming::Known(Message::ReadyForQuery(_)) => {
+                        self.relation = None;
+                        size_bytes += self.end_of_table(&mut batch);
+                    }
                     Incoming::Known(Message::ErrorResponse(body)) => return Err(server_error(body.fields())),
                     _ => {}
                 }
             }
-            if !changes.is_empty() {
+            if !batch.is_empty() {
                 self.opening.link.status.set_state(State::Snapshot { rows: self.rows });
-                return Ok(Some(Batch { changes, size_bytes, upto: self.position() }));
+                return Ok(Some(Batch { changes: batch, size_bytes, upto: self.position() }));
             }
             if self.relation.is_none() {
                 return Ok(None);
@@ -180,15 +208,35 @@ impl Rows {
         PgPosition { system_id: system.id, timeline: system.timeline, place }.to_position()
     }
 
-    fn change(&mut self, relation: &Arc<Relation>, line: Bytes) -> Result<Change, Error> {
+    fn row(&mut self, relation: &Arc<Relation>, line: Bytes, size_bytes: usize) -> Result<Kept, Error> {
         let tuple = parse_line(line);
         if tuple.0.len() != relation.columns.len() {
             return Err(Error::Protocol("a row of the snapshot has another number of columns than its table".into()));
         }
+        let row = Row { operation: Operation::Snapshot, relation: relation.clone(), old: None, new: Some(tuple) };
+        Ok(Kept { row, size_bytes, first: self.place.row(), last_of_table: false })
+    }
+
+    /// The kept row is the last of its table; after the last table, it is the last of all.
+    fn end_of_table(&mut self, batch: &mut Vec<Change>) -> usize {
+        if let Some(kept) = &mut self.kept {
+            kept.last_of_table = true;
+        }
+        if !self.tables.is_empty() {
+            return 0;
+        }
+        let kept = self.kept.take();
+        self.hand_over(kept, true, batch)
+    }
+
+    /// Gives a row to the batch, with what is known of it by now; returns its bytes.
+    fn hand_over(&mut self, kept: Option<Kept>, last: bool, batch: &mut Vec<Change>) -> usize {
+        let Some(Kept { row, size_bytes, first, last_of_table }) = kept else { return 0 };
         let ordinal = self.rows;
         self.rows += 1;
-        let row = Row { operation: Operation::Snapshot, relation: relation.clone(), old: None, new: Some(tuple) };
-        Ok(Change { commit: self.commit.clone(), ordinal, lsn: 0, event: Event::Row(row) })
+        let _marker = marker(first, last_of_table, last);
+        batch.push(Change { commit: self.commit.clone(), ordinal, lsn: 0, event: Event::Row(row) });
+        size_bytes
     }
 
     /// Starts the next table; after the last one waits until all rows are settled and starts the stream.
@@ -196,6 +244,7 @@ impl Rows {
         if let Some(table) = self.tables.pop_front() {
             self.client.send_query(&table.copy).await?;
             self.relation = Some(table.relation);
+            self.place.table();
             return Ok(After::Rows(self));
         }
         let Rows { mut client, opening, consistent, rows, .. } = *self;
@@ -208,6 +257,7 @@ impl Rows {
             escape_literal(&opening.config.slot)
         );
         client.query(&sql).await?;
+        standby::release_snapshot(&mut client).await?;
         tracing::info!(slot = %opening.config.slot, rows, "snapshot complete; slot created");
         let stream = start(client, &opening, None, Some(consistent)).await?;
         Ok(After::Stream(Box::new(stream)))
@@ -230,118 +280,44 @@ async fn settled(client: &mut Client, opening: &Opening, rows: u64) -> Result<()
     }
 }
 
-/// The published tables that are ours, with their columns as the stream will describe them.
+/// The tables to read, with their columns as the stream will describe them.
 async fn tables(client: &mut Client, opening: &Opening) -> Result<VecDeque<Table>, Error> {
-    let (schema, table) = slot::split_table(&opening.config.table);
-    let lists = client.major_version() >= 15;
-    let sql = format!(
-        "SELECT c.oid, n.nspname, c.relname, {} FROM pg_catalog.pg_publication_tables t \
-         JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
-         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
-         LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid \
-         LEFT JOIN pg_catalog.pg_class pc ON pc.oid = i.inhparent \
-         LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace \
-         WHERE t.pubname = {} AND ({} OR (n.nspname, c.relname) = ({schema}, {table}) \
-         OR (pn.nspname, pc.relname) = ({schema}, {table})) ORDER BY 2, 3",
-        if lists { "t.rowfilter, array_to_string(t.attnames, E'\\n')" } else { "NULL, NULL" },
-        escape_literal(&opening.config.publication),
-        opening.config.table.is_empty(),
-        schema = escape_literal(schema),
-        table = escape_literal(table),
-    );
+    let Opening { config, filter, .. } = opening;
+    let (outbox, lists) = (!config.table.is_empty(), client.major_version() >= 15);
+    let sql = if outbox {
+        let (schema, table) = slot::split_table(&config.table);
+        capture::outbox_sql(&config.publication, lists, schema, table)
+    } else {
+        capture::published_sql(&config.publication, lists)
+    };
+    let rows = client.query(&sql).await?;
+    let found: Vec<capture::Table> =
+        rows.iter().map(|row| capture::table(|index| row.text(index))).collect::<Result<_, _>>()?;
     let mut tables = VecDeque::new();
-    for row in client.query(&sql).await? {
-        let (Some(oid), Some(schema), Some(name)) =
-            (row.text(0).and_then(|oid| oid.parse().ok()), row.text(1), row.text(2))
-        else {
-            return Err(Error::Protocol("no sense in the answer to pg_publication_tables".into()));
-        };
-        let published: Option<Vec<&str>> = row.text(4).map(|names| names.split('\n').collect());
-        let described = catalog::describe(client, oid, schema, name, published.as_deref()).await?;
-        let copy = copy_sql(&described, row.text(3));
-        let relation = if opening.config.catalog {
-            catalog::complete(&opening.target, Arc::new(described.relation)).await?
-        } else {
-            Arc::new(described.relation)
-        };
+    for table in found.into_iter().filter(|table| outbox || filter.takes(&table.schema, &table.name)) {
+        let described = catalog::describe(client, &table, config.wants_catalog()).await?;
+        let copy = copy_sql(&described, &table, outbox);
+        let relation = Arc::new(described.relation);
         tables.push_back(Table { relation, copy });
     }
     Ok(tables)
 }
 
-/// Rows of one key should come in the order they were written, as far as the table can tell: by a numeric primary key, else by
-/// its one column of time. Commit order is nowhere in a table.
-fn copy_sql(table: &catalog::Described, filter: Option<&str>) -> String {
-    let columns: Vec<String> = table.relation.columns.iter().map(|column| quoted(&column.name)).collect();
-    let mut sql = format!(
-        "COPY (SELECT {} FROM {}.{}",
-        columns.join(", "),
-        quoted(&table.relation.schema),
-        quoted(&table.relation.name)
-    );
-    if let Some(filter) = filter {
+/// The rows of an outbox should come in the order they were written, as far as the table can tell: by a numeric primary key,
+/// else by its one column of time. Commit order is nowhere in a table. Change events of a snapshot are one for each key.
+///
+/// `ONLY`: tables that inherit from this one send their rows under their own names; a partitioned table has none itself.
+fn copy_sql(described: &catalog::Described, table: &capture::Table, ordered: bool) -> String {
+    let columns: Vec<String> = described.relation.columns.iter().map(|column| quoted(&column.name)).collect();
+    let only = if table.kind == 'p' { "" } else { "ONLY " };
+    let mut sql =
+        format!("COPY (SELECT {} FROM {only}{}.{}", columns.join(", "), quoted(&table.schema), quoted(&table.name));
+    if let Some(filter) = &table.row_filter {
         sql.push_str(&format!(" WHERE {filter}"));
     }
-    if let Some(column) = &table.order_by {
+    if let Some(column) = described.order_by.as_ref().filter(|_| ordered) {
         sql.push_str(&format!(" ORDER BY {}", quoted(column)));
     }
     sql.push_str(") TO STDOUT");
     sql
-}
-
-/// One line of COPY's text format (documentation of COPY, "Text Format"). Values without an escape stay slices.
-fn parse_line(line: Bytes) -> Tuple {
-    let end = if line.last() == Some(&b'\n') { line.len() - 1 } else { line.len() };
-    let line = line.slice(..end);
-    let mut values = Vec::new();
-    let mut from = 0;
-    loop {
-        let to = memchr::memchr(b'\t', &line[from..]).map_or(line.len(), |tab| from + tab);
-        let field = line.slice(from..to);
-        values.push(match memchr::memchr(b'\\', &field) {
-            None => Value::Text(field),
-            Some(_) if field.as_ref() == b"\\N" => Value::Null,
-            Some(_) => Value::Text(unescape(&field)),
-        });
-        if to == line.len() {
-            return Tuple(values);
-        }
-        from = to + 1;
-    }
-}
-
-fn unescape(field: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(field.len());
-    let mut bytes = field.iter();
-    while let Some(byte) = bytes.next() {
-        if *byte != b'\\' {
-            out.push(*byte);
-            continue;
-        }
-        out.push(match bytes.next() {
-            Some(b'b') => 8,
-            Some(b'f') => 12,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'v') => 11,
-            Some(other) => *other,
-            None => b'\\',
-        });
-    }
-    out.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_copy_is_read_as_the_stream_would_send_it() {
-        let line = Bytes::from_static(b"1\t\\N\t\t\\\\x00ff\ta\\tb\\nc\\rd\\\\e\t\\\\N\n");
-        let text = |text: &'static [u8]| Value::Text(Bytes::from_static(text));
-        let expected = [text(b"1"), Value::Null, text(b""), text(b"\\x00ff"), text(b"a\tb\nc\rd\\e"), text(b"\\N")];
-        assert_eq!(parse_line(line).0, expected);
-        assert_eq!(parse_line(Bytes::from_static(b"\n")).0, [text(b"")]);
-    }
 }

@@ -6,15 +6,17 @@
 use super::client::{frame_length, server_error, server_message};
 use super::failure::Error;
 use super::feedback::Link;
+use super::filter::Filter;
 use super::position::{Inside, PgPosition, Place};
 use super::socket::Socket;
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::backend::Message;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tailwater_core::change::OldTuple;
 use tailwater_core::pgoutput::{Assembled, Assembler};
-use tailwater_core::{Batch, Change, Event, Relation, Tuple, Value};
+use tailwater_core::{Batch, Change, Event, Relation, Row, Tuple, Value};
 use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::time::{Instant, sleep_until};
 
@@ -61,6 +63,9 @@ pub(super) struct Stream {
     /// A table's description whose catalog part is still to be looked up.
     pub described: Option<Arc<Relation>>,
     look_up: bool,
+    filter: Option<Arc<Filter>>,
+    /// Tables of the publication that are not captured.
+    ignored: HashSet<u32>,
     /// Memory of a change beside its bytes, at most, by the widest table so far (old and new row).
     held_max: usize,
 }
@@ -77,6 +82,8 @@ pub(super) struct Origin {
     pub skip: Option<Inside>,
     pub wal_sender_timeout: Duration,
     pub look_up: bool,
+    /// Which tables are captured, where the publication may have others too.
+    pub filter: Option<Arc<Filter>>,
 }
 
 impl Stream {
@@ -108,6 +115,8 @@ impl Stream {
             },
             described: None,
             look_up: origin.look_up,
+            filter: origin.filter,
+            ignored: HashSet::new(),
             held_max: size_of::<Change>(),
         }
     }
@@ -222,7 +231,13 @@ impl Stream {
             Assembled::Relation(relation) => {
                 let held = size_of::<Change>() + 2 * relation.columns.len() * size_of::<Value>();
                 self.held_max = self.held_max.max(held);
-                self.described = self.look_up.then_some(relation);
+                let taken = self.filter.as_ref().is_none_or(|filter| filter.takes(&relation.schema, &relation.name));
+                if taken {
+                    self.ignored.remove(&relation.oid);
+                    self.described = self.look_up.then_some(relation);
+                } else {
+                    self.ignored.insert(relation.oid);
+                }
             }
             Assembled::Change(change) => self.keep(change, length, changes, size),
             Assembled::Changes(several) => {
@@ -242,7 +257,7 @@ impl Stream {
         Ok(false)
     }
 
-    /// Takes a change, unless it was settled before the last opening or is a message nobody asked for.
+    /// Takes a change, unless it was settled before the last opening, or is a message or of a table nobody asked for.
     fn keep(&mut self, change: Change, length: usize, changes: &mut Vec<Change>, size: &mut usize) {
         if self.assembler.open_transaction().is_none() {
             // A lone message: it lies before every transaction that is still to come, so its end may be confirmed.
@@ -253,7 +268,10 @@ impl Stream {
         let wanted = match (&change.event, &self.message_prefix) {
             (Event::Message(message), Some(prefix)) => message.prefix == *prefix,
             (Event::Message(_), None) => false,
-            _ => true,
+            (Event::Row(Row { relation, .. }) | Event::Truncate { relation, .. }, _) => {
+                self.ignored.is_empty() || !self.ignored.contains(&relation.oid)
+            }
+            (Event::Undecodable { .. }, _) => true,
         };
         if !settled && wanted {
             *size += length + held_bytes(&change);

@@ -41,7 +41,7 @@ pub enum Session {
 }
 
 /// Everything needed to connect, resolved.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub endpoints: Vec<Endpoint>,
     pub user: String,
