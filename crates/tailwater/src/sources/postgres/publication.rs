@@ -221,7 +221,7 @@ async fn candidates(client: &mut Client, config: &PostgresConfig, filter: &Filte
 
 /// With `via_root` a partition is in the publication by its root.
 fn add_statement(publication: &str, absent: &[Candidate], via_root: bool) -> Option<String> {
-    let wanted = absent.iter().filter(|table| !table.published_leaves && !(via_root && table.partition));
+    let wanted = absent.iter().filter(|table| !(table.published_leaves || via_root && table.partition));
     let tables: Vec<String> = wanted.map(|table| sql_name(&table.schema, &table.name)).collect();
     (!tables.is_empty())
         .then(|| format!("ALTER PUBLICATION {} ADD TABLE {};", sql_identifier(publication), tables.join(", ")))
