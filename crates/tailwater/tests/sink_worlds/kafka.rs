@@ -2,17 +2,14 @@
 
 use super::World;
 use async_trait::async_trait;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tailwater::config::KafkaConfig;
 use tailwater::metrics::Status;
 use tailwater::sinks::kafka::StatusObserver;
 use tailwater_core::Sink;
 use tailwater_kafka::KafkaSink;
-use testbed::{KafkaOptions, Proxy, unique};
+use testbed::{KafkaOptions, Proxy, eventually, unique};
 use tokio::sync::OnceCell;
 
 /// The broker of this process, with enough proxied listeners for one test each.
@@ -39,34 +36,6 @@ impl Kafka {
     }
 }
 
-/// Everything in a topic of one partition: header `id`, length of the payload. Waits for `count`.
-fn read(broker: &testbed::Kafka, topic: &str, count: usize) -> Vec<(String, usize)> {
-    let mut config = broker.client();
-    config
-        .set("group.id", unique("readers"))
-        .set("enable.auto.commit", "false")
-        .set("fetch.message.max.bytes", "20000000");
-    let consumer: BaseConsumer = config.create().unwrap();
-    let mut all = TopicPartitionList::new();
-    all.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
-    consumer.assign(&all).unwrap();
-    let mut read = vec![];
-    let limit = Instant::now() + Duration::from_secs(20);
-    while read.len() < count {
-        assert!(Instant::now() < limit, "{} of {count} arrived", read.len());
-        let Some(Ok(record)) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let id = record.headers().unwrap().iter().find(|header| header.key == "id").unwrap();
-        let id = String::from_utf8(id.value.unwrap().to_vec()).unwrap();
-        read.push((id, record.payload().map_or(0, <[u8]>::len)));
-    }
-    // whatever else is there
-    while let Some(Ok(record)) = consumer.poll(Duration::from_millis(300)) {
-        let id = record.headers().unwrap().iter().find(|header| header.key == "id").unwrap();
-        read.push((String::from_utf8(id.value.unwrap().to_vec()).unwrap(), record.payload().map_or(0, <[u8]>::len)));
-    }
-    read
-}
-
 #[async_trait]
 impl World for Kafka {
     fn sink(&self) -> Arc<dyn Sink> {
@@ -87,8 +56,14 @@ impl World for Kafka {
     }
 
     async fn arrived_payloads(&self, count: usize) -> Vec<(String, usize)> {
-        let (broker, topic) = (self.broker, self.topic.clone());
-        tokio::task::spawn_blocking(move || read(broker, &topic, count)).await.unwrap()
+        let all = eventually(Duration::from_secs(20), || async {
+            let all = self.broker.records(&self.topic).await;
+            testbed::note(all.len());
+            (all.len() >= count).then_some(all)
+        })
+        .await;
+        let id = |record: &testbed::Record| record.header("id").expect("every message has an id").to_owned();
+        all.iter().map(|record| (id(record), record.value.as_ref().map_or(0, Vec::len))).collect()
     }
 
     fn comes_back(&self) -> bool {

@@ -1,5 +1,5 @@
 //! A sink with a reader at its other end and faults in between.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unused_imports)] // each test file uses its part
 
 #[cfg(feature = "kafka")]
 mod kafka;
