@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testbed::{
-    Child, Committed, Load, LoadOptions, Postgres, Proxy, Rabbit, RabbitMq, eventually, free_port, http_get, note,
-    unique,
+    Child, Committed, Load, LoadOptions, Postgres, Proxy, Rabbit, RabbitMq, Received, eventually, free_port, http_get,
+    note, unique,
 };
 
 /// What is not reached within this time, on a busy machine too, has failed.
@@ -78,6 +78,16 @@ impl Scene {
         let rabbit = Rabbit::connect(broker).await;
         rabbit.exchange(&exchange).await;
         rabbit.queue(&queue, &exchange, &["outbox.event.order"]).await;
+        let sink_table = format!(
+            r#"type = "rabbitmq"
+urls = ["amqp://guest:guest@127.0.0.1:{sink}/%2f"]
+exchange = "{exchange}""#
+        );
+        Scene { exchange, queue, ..Scene::with(database, slot, source, &sink_table) }
+    }
+
+    /// A scene whose sink is written out.
+    pub fn with(database: String, slot: String, source: u16, sink_table: &str) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let http = free_port();
         let text = format!(
@@ -95,9 +105,7 @@ publication = "outbox_pub"
 table = "public.outbox"
 
 [pipelines.crash.sink]
-type = "rabbitmq"
-urls = ["amqp://guest:guest@127.0.0.1:{sink}/%2f"]
-exchange = "{exchange}"
+{sink_table}
 
 [pipelines.crash.delivery]
 window = {WINDOW}
@@ -108,7 +116,7 @@ confirm_interval = "{interval}ms"
         );
         let config = dir.path().join("tailwater.toml");
         std::fs::write(&config, text).unwrap();
-        Scene { database, exchange, queue, slot, config, http, _dir: dir }
+        Scene { database, exchange: String::new(), queue: String::new(), slot, config, http, _dir: dir }
     }
 
     /// Changes the configuration file.
@@ -168,15 +176,21 @@ confirm_interval = "{interval}ms"
             arrived.extend(messages);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        if !open.is_empty() {
+        self.end(relay, open.is_empty()).await;
+        arrived.extend(rabbit.drain(&self.queue).await);
+        rabbit.delete_queue(&self.queue).await;
+        let id = |message: Received| message.message_id.unwrap_or_else(|| "a message without an id".into());
+        Verdict::new(committed, arrived.into_iter().map(id).collect())
+    }
+
+    /// SIGTERM; exit code 0, or panic.
+    pub async fn end(&self, relay: Child, complete: bool) {
+        if !complete {
             println!("last status: {:?}", self.status().await);
             println!("the program said:\n{}", relay.stderr().join("\n"));
         }
         relay.term();
         let status = relay.wait(LIMIT).await;
         assert_eq!(status.code(), Some(0), "after SIGTERM; it said:\n{}", relay.stderr().join("\n"));
-        arrived.extend(rabbit.drain(&self.queue).await);
-        rabbit.delete_queue(&self.queue).await;
-        Verdict::new(committed, arrived)
     }
 }

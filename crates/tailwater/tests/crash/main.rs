@@ -7,6 +7,8 @@
 
 mod exit;
 mod harness;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod order;
 mod verdict;
 

@@ -2,7 +2,7 @@
 
 use crate::harness::bound;
 use std::collections::{HashMap, HashSet};
-use testbed::{Committed, Received};
+use testbed::Committed;
 
 pub struct Verdict {
     committed: HashMap<String, Committed>,
@@ -14,13 +14,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub fn new(committed: Vec<Committed>, arrived: Vec<Received>) -> Verdict {
+    /// `arrived`: ids in order of arrival.
+    pub fn new(committed: Vec<Committed>, arrived: Vec<String>) -> Verdict {
         let committed: HashMap<String, Committed> =
             committed.into_iter().map(|row| (row.id.to_string(), row)).collect();
-        let arrived: Vec<String> = arrived
-            .into_iter()
-            .map(|message| message.message_id.unwrap_or_else(|| "a message without an id".into()))
-            .collect();
         let distinct: HashSet<&String> = arrived.iter().collect();
         let missing = committed.keys().filter(|id| !distinct.contains(id)).count();
         let invented = distinct.iter().filter(|id| !committed.contains_key(**id)).count();
