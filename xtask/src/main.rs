@@ -3,6 +3,8 @@
 mod bench;
 mod broken;
 mod demo;
+mod many;
+mod process;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -18,6 +20,8 @@ struct Cli {
 enum Command {
     /// Throughput and latency of the release binary next to the floor
     Bench(bench::BenchArgs),
+    /// Many pipelines in one process: throughput of busy ones, memory of idle ones
+    Many(many::ManyArgs),
     /// The report story on private servers (script/demo)
     Demo(demo::DemoArgs),
     /// Puts bugs in on purpose and expects the simulation to catch each
@@ -27,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => runtime().block_on(bench::run(args)),
+        Command::Many(args) => runtime().block_on(many::run(args)),
         Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
         Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),
     };

@@ -1,7 +1,7 @@
 //! Drain: how fast a backlog goes out, next to what server and broker can do at most.
 
-use super::process::Measured;
 use super::{Bench, median};
+use crate::process::Measured;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

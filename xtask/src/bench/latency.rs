@@ -1,7 +1,7 @@
 //! Latency: from just before the commit to the consumer, at a steady rate.
 
 use super::Bench;
-use super::process::Measured;
+use crate::process::Measured;
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use lapin::options::{

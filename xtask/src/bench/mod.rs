@@ -5,7 +5,6 @@
 
 mod drain;
 mod latency;
-mod process;
 
 use clap::Args;
 use std::path::PathBuf;
@@ -103,7 +102,7 @@ impl Bench {
 }
 
 /// The middle one.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -25,9 +25,23 @@ impl Measured {
 
     /// Peak resident memory, MiB (`VmHWM`).
     pub fn peak_mib(&self) -> f64 {
+        self.status("VmHWM:") / 1024.0
+    }
+
+    /// Resident memory now, MiB (`VmRSS`).
+    pub fn resident_mib(&self) -> f64 {
+        self.status("VmRSS:") / 1024.0
+    }
+
+    pub fn threads(&self) -> u32 {
+        self.status("Threads:") as u32
+    }
+
+    /// A number of `/proc/PID/status`; 0 when the process is gone.
+    fn status(&self, name: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0)
     }
 }
 
