@@ -9,15 +9,16 @@ use crate::failure::KafkaProblem;
 use crate::sink::Observer;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 pub type Native = BaseProducer<Context>;
 
-/// Callbacks are served at once; this is how often the thread looks whether it is still needed.
-const POLL: Duration = Duration::from_millis(250);
+/// Callbacks are served at once; this is how often the thread looks whether it is still needed. The last millisecond of each
+/// wait is a busy one, which hundreds of idle pipelines would feel.
+const POLL: Duration = Duration::from_secs(2);
 /// Silence after which the broker is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(4);
 const SIGN_LIMIT: Duration = Duration::from_secs(3);
@@ -29,6 +30,13 @@ pub struct Producer {
     pub events: Arc<Events>,
     /// Any topic in use: the broker is asked about it, since asking about all would be dear.
     pub topic: Arc<Mutex<Option<Arc<str>>>>,
+}
+
+/// What is still queued must not follow later messages of the next producer: it is thrown away now, not when the thread notices.
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.native.purge(PurgeConfig::default().queue().inflight());
+    }
 }
 
 impl Producer {
