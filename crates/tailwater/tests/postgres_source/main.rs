@@ -7,6 +7,7 @@ mod changes;
 mod connect;
 mod gap;
 mod harness;
+mod several;
 mod shutdown;
 mod snapshot;
 mod standby;
