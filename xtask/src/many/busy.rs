@@ -63,13 +63,16 @@ impl Backlog {
         for database in &databases {
             let filler = "x".repeat(220);
             let sql = format!(
-                "set synchronous_commit = off; do $$ begin for i in 1..{transactions} loop \
+                "do $$ begin for i in 1..{transactions} loop \
                    insert into outbox (aggregatetype, aggregateid, type, payload) \
                    select 'bench', 'k' || (i % 1000), 'Benched', json_build_object('n', i, 'filler', '{filler}')::jsonb \
                    from generate_series(1, 10); commit; end loop; end $$",
                 transactions = each / 10
             );
-            scene.sql(database, &sql).await?;
+            let client = scene.pg.client(database).await;
+            for sql in ["set synchronous_commit = off", &sql] {
+                client.batch_execute(sql).await.map_err(|error| format!("write the backlog: {error:?}"))?;
+            }
         }
         let client = scene.pg.client("postgres").await;
         let end = client.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.map_err(|e| e.to_string())?;

@@ -70,7 +70,7 @@ fn plan(log: Vec<Record>, faults: Faults, on_rejected: OnRejected) -> Plan {
         DeliveryConfig { on_rejected, window: 5, lanes: 2, confirm_interval, order: Order::Key, ..Default::default() };
     let (window, memory_bytes) = (delivery.window, delivery.memory_bytes);
     let setup = Setup { faults, log, dead_letters, strict: false, window, memory_bytes };
-    Plan { seed: 7, setup, delivery, ends: vec![], calm_after: Duration::ZERO }
+    Plan { seed: 7, setup, delivery, ends: vec![], calm_after: Duration::ZERO, pauses: vec![] }
 }
 
 #[test]

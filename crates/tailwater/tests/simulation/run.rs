@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tailwater::config::{DeliveryConfig, OnRejected, Order};
-use tailwater::memory::Share;
+use tailwater::memory::Memory;
 use tailwater::metrics::{State, Status};
 use tailwater::pipeline::{Parts, Pause, Pipeline};
 use tailwater_core::Failure;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub struct Plan {
     pub ends: Vec<End>,
     /// The last process sees faults for so long; then there is calm, and all must arrive.
     pub calm_after: Duration,
+    /// In each process: so long running, then so long paused, one after the other.
+    pub pauses: Vec<(Duration, Duration)>,
 }
 
 /// What a run amounted to.
@@ -88,7 +91,13 @@ impl Plan {
         let window = if strict { 1 } else { delivery.window };
         let setup = Setup { faults, log, dead_letters, strict, window, memory_bytes: delivery.memory_bytes };
         let calm_after = Duration::from_millis(if rng.random_bool(0.3) { 0 } else { rng.random_range(0..3_000) });
-        Plan { seed, setup, delivery, ends, calm_after }
+        let pauses = (0..rng.random_range(0..4))
+            .map(|_| {
+                let mut ms = |most| Duration::from_millis(rng.random_range(0..most));
+                (ms(600), ms(900))
+            })
+            .collect();
+        Plan { seed, setup, delivery, ends, calm_after, pauses }
     }
 
     /// Runs to the end; a violated oracle or a panic comes back with the last lines of the story.
@@ -141,7 +150,19 @@ impl Plan {
         });
         let stop = CancellationToken::new();
         let status = Arc::new(Status::new("simulation"));
-        let pipeline = Pipeline::new(self.parts(world, status.clone()));
+        let order = watch::Sender::new(false);
+        let pipeline = Pipeline::new(self.parts(world, status.clone(), Pause::by(&order)));
+        let pauses = async {
+            // what must be held by a certain time is not delayed on top
+            let pauses = self.pauses.iter().filter(|_| !matches!(end, Some(End::HeldAt { .. })));
+            for (running, paused) in pauses {
+                sleep(*running).await;
+                order.send_replace(true);
+                sleep(*paused).await;
+                order.send_replace(false);
+            }
+            std::future::pending().await
+        };
         let mut running = Box::pin(pipeline.run(stop.clone()));
         let life = async {
             match end {
@@ -187,6 +208,7 @@ impl Plan {
             biased;
             outcome = &mut running => return self.ended(world, outcome, false),
             leaves = life => leaves,
+            leaves = pauses => leaves,
         };
         if !leaves {
             return;
@@ -203,7 +225,8 @@ impl Plan {
         }
     }
 
-    fn parts(&self, world: &Arc<World>, status: Arc<Status>) -> Parts {
+    fn parts(&self, world: &Arc<World>, status: Arc<Status>, pause: Pause) -> Parts {
+        let memory = Memory::new(2 * self.delivery.memory_bytes).join().expect("an only party");
         let generation = world.lock().generation;
         let sink = |dead_letters| Arc::new(FakeSink { world: world.clone(), generation, dead_letters });
         Parts {
@@ -214,8 +237,8 @@ impl Plan {
             checkpoints: Arc::new(FakeCheckpoints { world: world.clone(), generation }),
             delivery: self.delivery.clone(),
             status,
-            memory: Share::alone(),
-            pause: Pause::never(),
+            memory,
+            pause,
         }
     }
 
