@@ -22,7 +22,7 @@ const TEST: &str = "a_thousand_seeds_lose_nothing";
 /// Virtual time makes a seed a matter of milliseconds: what takes longer than this spins.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The crates that the simulation needs.
-const CRATES: [&str; 3] = ["crates/tailwater-core", "crates/tailwater", "crates/testbed"];
+const CRATES: [&str; 4] = ["crates/tailwater-core", "crates/tailwater", "crates/tailwater-kafka", "crates/testbed"];
 
 #[derive(Debug, Args)]
 pub struct BreakArgs {

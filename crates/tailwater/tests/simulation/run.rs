@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tailwater::config::{DeliveryConfig, OnRejected, Order};
-use tailwater::memory::Memory;
+use tailwater::memory::{Memory, Share};
 use tailwater::metrics::{State, Status};
 use tailwater::pipeline::{Parts, Pause, Pipeline};
 use tailwater_core::Failure;
@@ -91,7 +91,8 @@ impl Plan {
         let window = if strict { 1 } else { delivery.window };
         let setup = Setup { faults, log, dead_letters, strict, window, memory_bytes: delivery.memory_bytes };
         let calm_after = Duration::from_millis(if rng.random_bool(0.3) { 0 } else { rng.random_range(0..3_000) });
-        let pauses = (0..rng.random_range(0..4))
+        let most = if rng.random_bool(0.5) { 1 } else { 4 };
+        let pauses = (0..rng.random_range(0..most))
             .map(|_| {
                 let mut ms = |most| Duration::from_millis(rng.random_range(0..most));
                 (ms(600), ms(900))
@@ -226,7 +227,11 @@ impl Plan {
     }
 
     fn parts(&self, world: &Arc<World>, status: Arc<Status>, pause: Pause) -> Parts {
-        let memory = Memory::new(2 * self.delivery.memory_bytes).join().expect("an only party");
+        // one in two has a memory that others might share: small grants
+        let memory = match self.seed % 2 {
+            0 => Share::alone(),
+            _ => Memory::new(2 * self.delivery.memory_bytes).join().expect("an only party"),
+        };
         let generation = world.lock().generation;
         let sink = |dead_letters| Arc::new(FakeSink { world: world.clone(), generation, dead_letters });
         Parts {
