@@ -83,5 +83,5 @@ fn change() -> Change {
         old: None,
         new: Some(Tuple(values.collect())),
     };
-    Change { commit: Arc::new(Commit::default()), ordinal: 0, lsn: 0, event: Event::Row(row) }
+    Change { commit: Arc::new(Commit::default()), ordinal: 0, lsn: 0, marker: None, event: Event::Row(row) }
 }

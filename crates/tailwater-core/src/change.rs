@@ -15,7 +15,36 @@ pub struct Change {
     pub ordinal: u64,
     /// LSN of this change's own WAL record (0 where the source has none, e.g. a snapshot).
     pub lsn: u64,
+    /// Where in the snapshot it stands, if it is from there.
+    pub marker: Option<SnapshotMarker>,
     pub event: Event,
+}
+
+/// The place of a row in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotMarker {
+    /// The first row of all.
+    First,
+    /// The first row of its table.
+    FirstInTable,
+    Middle,
+    /// The last row of its table.
+    LastInTable,
+    /// The last row of all.
+    Last,
+}
+
+impl SnapshotMarker {
+    /// As Debezium writes it into `source.snapshot`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SnapshotMarker::First => "first",
+            SnapshotMarker::FirstInTable => "first_in_data_collection",
+            SnapshotMarker::Middle => "true",
+            SnapshotMarker::LastInTable => "last_in_data_collection",
+            SnapshotMarker::Last => "last",
+        }
+    }
 }
 
 /// A committed transaction (or a snapshot, or a lone non-transactional message).
@@ -27,6 +56,8 @@ pub struct Commit {
     pub lsn: u64,
     /// End of the commit record: what may be confirmed once the transaction is settled. 0 until Commit was read.
     pub end_lsn: u64,
+    /// `end_lsn` of the commit that came before this one in the same stream; `None` for the first.
+    pub previous_end_lsn: Option<u64>,
     /// Commit time, µs since 1970-01-01 UTC (may be negative).
     pub time_us: i64,
     /// Transaction id, if there is one.
@@ -134,7 +165,7 @@ pub struct Column {
     pub type_modifier: i32,
     /// Part of the replica identity.
     pub key: bool,
-    /// From the catalog, where the source looked it up (the log does not say): needed by strict compatibility only.
+    /// From the catalog, where the source looked it up (the log does not say): for change events and strict compatibility.
     pub catalog: Option<ColumnCatalog>,
 }
 
@@ -146,4 +177,12 @@ pub struct ColumnCatalog {
     pub default: Option<Arc<str>>,
     /// The type's name as `format_type` prints it, e.g. `character varying(255)`.
     pub type_name: Arc<str>,
+    /// Place in the table's primary key, from 1.
+    pub primary_key: Option<u32>,
+    /// Of a domain: the type at the bottom of it, and its modifier.
+    pub base_type: Option<(u32, i32)>,
+    /// Of an array: the type of its elements.
+    pub element_type: Option<u32>,
+    /// Labels of an enum (its own, its domain's, its array's elements'), in their order.
+    pub enum_labels: Option<Arc<[Arc<str>]>>,
 }

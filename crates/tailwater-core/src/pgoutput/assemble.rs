@@ -54,6 +54,8 @@ pub struct Assembler {
     system_id: u64,
     relations: HashMap<u32, Known>,
     transaction: Option<Transaction>,
+    /// End of the last commit.
+    last_end: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ enum Known {
 impl Assembler {
     /// `system_id` of the cluster (`IDENTIFY_SYSTEM`) goes into every [`Commit`].
     pub fn new(system_id: u64) -> Self {
-        Assembler { system_id, relations: HashMap::new(), transaction: None }
+        Assembler { system_id, relations: HashMap::new(), transaction: None, last_end: None }
     }
 
     /// The transaction that is open, and how many of its changes have been seen.
@@ -125,7 +127,15 @@ impl Assembler {
             return Err(SequenceError::NestedBegin { lsn: Lsn(lsn) });
         }
         let time_us = unix_us(time_pg_us);
-        let commit = Commit { system_id: self.system_id, lsn, end_lsn: 0, time_us, xid: Some(xid), snapshot: false };
+        let commit = Commit {
+            system_id: self.system_id,
+            lsn,
+            end_lsn: 0,
+            previous_end_lsn: self.last_end,
+            time_us,
+            xid: Some(xid),
+            snapshot: false,
+        };
         self.transaction = Some(Transaction { commit: Arc::new(commit), next_ordinal: 0 });
         Ok(Assembled::Nothing)
     }
@@ -135,6 +145,7 @@ impl Assembler {
         if transaction.commit.lsn != lsn {
             return Err(SequenceError::OtherCommit { begin: Lsn(transaction.commit.lsn), commit: Lsn(lsn) });
         }
+        self.last_end = Some(end_lsn);
         Ok(Assembled::Commit(Arc::new(Commit { end_lsn, ..(*transaction.commit).clone() })))
     }
 
@@ -190,13 +201,19 @@ impl Assembler {
         let transaction = self.transaction.as_mut().ok_or(SequenceError::OutsideTransaction { lsn: at })?;
         let ordinal = transaction.next_ordinal;
         transaction.next_ordinal += 1;
-        Ok(Change { commit: transaction.commit.clone(), ordinal, lsn: at.0, event })
+        Ok(Change { commit: transaction.commit.clone(), ordinal, lsn: at.0, marker: None, event })
     }
 
     /// A change that belongs to no transaction. Its `lsn` is the end of its record already, and may be confirmed.
     fn alone(&self, lsn: u64, event: Event) -> Change {
-        let commit = Commit { system_id: self.system_id, lsn, end_lsn: lsn, ..Commit::default() };
-        Change { commit: Arc::new(commit), ordinal: 0, lsn, event }
+        let commit = Commit {
+            system_id: self.system_id,
+            lsn,
+            end_lsn: lsn,
+            previous_end_lsn: self.last_end,
+            ..Commit::default()
+        };
+        Change { commit: Arc::new(commit), ordinal: 0, lsn, marker: None, event }
     }
 
     fn unreadable(&mut self, at: Lsn, raw: Bytes, error: DecodeError) -> Result<Assembled, SequenceError> {

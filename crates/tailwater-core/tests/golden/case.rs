@@ -118,6 +118,7 @@ impl Case {
                     not_null: known["not_null"] == true,
                     default: known["default"].as_str().map(Into::into),
                     type_name: known["type"].as_str().unwrap_or_default().into(),
+                    ..ColumnCatalog::default()
                 });
             }
         }

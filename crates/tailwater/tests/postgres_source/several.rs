@@ -169,6 +169,61 @@ async fn the_catalog_says_what_the_stream_does_not_in_snapshot_and_stream_alike(
 }
 
 #[tokio::test]
+async fn the_catalog_knows_keys_enums_domains_and_arrays() {
+    let outbox = shop(shared_postgres().await, r"public\.t").await;
+    sql(
+        &outbox,
+        "create type mood as enum ('sad', 'ok', 'happy'); alter type mood add value 'a,b' before 'ok'; \
+         create domain short as varchar(5); create domain shorter as short not null; \
+         create table t (b int, m mood, d shorter, ms mood[], ns numeric(5,2)[], a int, primary key (a, b)); \
+         insert into t values (1, 'happy', 'x', '{sad}', '{1}', 2)",
+    )
+    .await;
+    let mut source = outbox.open(None).await;
+    let mut changes = source.take(1).await;
+    source.confirm_all().await;
+    sql(&outbox, "insert into t values (2, 'sad', 'x', '{sad}', '{1}', 2)").await;
+    changes.extend(source.take(1).await);
+    let columns = &relation(&changes[0]).columns;
+    assert_eq!(columns, &relation(&changes[1]).columns);
+    let catalog = |name: &str| {
+        let column = columns.iter().find(|column| &*column.name == name).unwrap();
+        column.catalog.clone().unwrap()
+    };
+    let labels = Some(["sad", "a,b", "ok", "happy"].map(Arc::from).into_iter().collect::<Arc<[Arc<str>]>>());
+    assert_eq!((catalog("a").primary_key, catalog("b").primary_key), (Some(1), Some(2)));
+    assert_eq!((catalog("m").primary_key, catalog("m").enum_labels), (None, labels.clone()));
+    assert_eq!((catalog("d").base_type, &*catalog("d").type_name), (Some((1043, 9)), "shorter"));
+    assert_eq!((catalog("m").base_type, catalog("ms").enum_labels), (None, labels));
+    assert_eq!(catalog("ns").element_type, Some(1700));
+}
+
+#[tokio::test]
+async fn rows_of_a_snapshot_say_where_they_stand() {
+    let outbox = shop(shared_postgres().await, r"public\.(a|b|c|d|z)").await;
+    sql(
+        &outbox,
+        "create table z (v text); create table d (v text); insert into b (v) values ('1'), ('2'), ('3'); \
+         insert into c (v) values ('1'); insert into d values ('1'), ('2')",
+    )
+    .await;
+    let mut source = outbox.open(None).await;
+    let changes = source.take(6).await;
+    let marks: Vec<_> = changes.iter().map(|change| change.marker.unwrap().as_str()).collect();
+    let expected =
+        ["first", "true", "last_in_data_collection", "last_in_data_collection", "first_in_data_collection", "last"];
+    assert_eq!(marks, expected, "{:?}; the empty tables count for nothing", rows(&changes));
+    source.confirm_all().await;
+    sql(&outbox, "insert into a (v) values ('1')").await;
+    sql(&outbox, "insert into a (v) values ('2')").await;
+    let changes = source.take(2).await;
+    assert!(changes.iter().all(|change| change.marker.is_none()));
+    assert_eq!(changes[0].commit.previous_end_lsn, None);
+    let end = changes[1].commit.previous_end_lsn.unwrap();
+    assert!(end > changes[0].lsn && end <= changes[1].lsn, "the end of the first, before the second");
+}
+
+#[tokio::test]
 async fn partitions_and_heirs_are_read_once_each_under_the_name_the_stream_gives_them() {
     for via_root in [false, true] {
         let outbox = shop(shared_postgres().await, r"public\.(p|p1|p2|heir|parent)").await;

@@ -122,7 +122,7 @@ impl FakeSource {
 fn change(number: usize) -> Change {
     let commit = Commit { lsn: number as u64, end_lsn: number as u64 + 1, ..Commit::default() };
     let event = LogicalMessage { transactional: true, prefix: Bytes::new(), content: Bytes::new() };
-    Change { commit: Arc::new(commit), ordinal: 0, lsn: number as u64, event: Event::Message(event) }
+    Change { commit: Arc::new(commit), ordinal: 0, lsn: number as u64, marker: None, event: Event::Message(event) }
 }
 
 #[async_trait]

@@ -161,7 +161,7 @@ impl Source for Rows {
 fn change(row: u64) -> Change {
     let message = LogicalMessage { transactional: true, prefix: "p".into(), content: "x".into() };
     let commit = Arc::new(Commit { lsn: row, ..Commit::default() });
-    Change { commit, ordinal: 0, lsn: row, event: Event::Message(message) }
+    Change { commit, ordinal: 0, lsn: row, marker: None, event: Event::Message(message) }
 }
 
 struct Feedback(Arc<World>);

@@ -60,9 +60,15 @@ fn row(operation: Operation, relation: &Arc<Relation>, values: &[Option<&str>]) 
 }
 
 fn change(event: Event) -> Change {
-    let commit =
-        Commit { system_id: 7, lsn: 100, end_lsn: 108, time_us: 1_700_000_000_000_000, xid: Some(1), snapshot: false };
-    Change { commit: Arc::new(commit), ordinal: 3, lsn: 90, event }
+    let commit = Commit {
+        system_id: 7,
+        lsn: 100,
+        end_lsn: 108,
+        time_us: 1_700_000_000_000_000,
+        xid: Some(1),
+        ..Commit::default()
+    };
+    Change { commit: Arc::new(commit), ordinal: 3, lsn: 90, marker: None, event }
 }
 
 /// Debezium's own default table.

@@ -67,8 +67,17 @@ fn columns_sql(oid: u32) -> String {
          EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary \
            AND i.indnkeyatts = 1 AND a.attnum = i.indkey[0]), \
          a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid), \
-         pg_catalog.format_type(a.atttypid, a.atttypmod) \
+         pg_catalog.format_type(a.atttypid, a.atttypmod), \
+         (SELECT k.place FROM pg_catalog.pg_index i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place) \
+           WHERE i.indrelid = c.oid AND i.indisprimary AND k.attnum = a.attnum), \
+         CASE WHEN b.depth > 0 THEN b.oid END, b.modifier, \
+         (SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = b.oid AND e.typcategory = 'A'), \
+         (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l WHERE l.enumtypid IN (b.oid, \
+           (SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = b.oid AND e.typcategory = 'A'))) \
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         CROSS JOIN LATERAL (WITH RECURSIVE under (oid, modifier, depth) AS (SELECT a.atttypid, a.atttypmod, 0 UNION ALL \
+           SELECT t.typbasetype, t.typtypmod, u.depth + 1 FROM under u JOIN pg_catalog.pg_type t ON t.oid = u.oid \
+           WHERE t.typtype = 'd') SELECT * FROM under ORDER BY depth DESC LIMIT 1) b \
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
          WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum"
     )
@@ -76,7 +85,18 @@ fn columns_sql(oid: u32) -> String {
 
 /// A row of [`columns_sql`]: the part that the stream does not say.
 fn facts<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Option<ColumnCatalog> {
-    Some(ColumnCatalog { not_null: text(6) == Some("t"), default: text(7).map(Arc::from), type_name: text(8)?.into() })
+    let number = |index: usize| text(index).and_then(|text| text.parse::<u32>().ok());
+    let modifier = text(11).and_then(|text| text.parse().ok()).unwrap_or(-1);
+    let labels = text(13).and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+    Some(ColumnCatalog {
+        not_null: text(6) == Some("t"),
+        default: text(7).map(Arc::from),
+        type_name: text(8)?.into(),
+        primary_key: number(9),
+        base_type: number(10).map(|oid| (oid, modifier)),
+        element_type: number(12),
+        enum_labels: labels.map(|labels| labels.into_iter().map(Arc::from).collect()),
+    })
 }
 
 /// The column that holds a row's time: the only one, or the one that is called so.

@@ -1,5 +1,7 @@
 //! Where in a snapshot a row stands: first or last of all, of its table, or neither.
 
+use tailwater_core::SnapshotMarker;
+
 /// What is known of a row when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
@@ -32,15 +34,6 @@ impl InTables {
     pub fn row(&mut self) -> First {
         std::mem::replace(&mut self.next, First::No)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SnapshotMarker {
-    First,
-    FirstInTable,
-    Middle,
-    LastInTable,
-    Last,
 }
 
 /// A row has one marker; where several would fit, Debezium's choice.

@@ -142,6 +142,7 @@ pub(super) async fn begin(mut client: Client, opening: Opening) -> Result<Rows, 
         system_id: opening.system.id,
         lsn: consistent,
         end_lsn: consistent,
+        previous_end_lsn: None,
         time_us: number(0).unwrap_or(0),
         // The first transaction that the snapshot does not see.
         xid: number(1).and_then(|xid| u32::try_from(xid).ok()),
@@ -234,8 +235,8 @@ impl Rows {
         let Some(Kept { row, size_bytes, first, last_of_table }) = kept else { return 0 };
         let ordinal = self.rows;
         self.rows += 1;
-        let _marker = marker(first, last_of_table, last);
-        batch.push(Change { commit: self.commit.clone(), ordinal, lsn: 0, event: Event::Row(row) });
+        let marker = Some(marker(first, last_of_table, last));
+        batch.push(Change { commit: self.commit.clone(), ordinal, lsn: 0, marker, event: Event::Row(row) });
         size_bytes
     }
 
