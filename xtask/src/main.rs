@@ -4,6 +4,7 @@ mod bench;
 mod broken;
 mod demo;
 mod many;
+mod orders;
 mod process;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,10 @@ enum Command {
     Many(many::ManyArgs),
     /// The report story on private servers (script/demo)
     Demo(demo::DemoArgs),
+    /// All services of the orders demonstration, until Ctrl-C (start_all_services.sh)
+    Orders(orders::UpArgs),
+    /// The orders story: three patterns, with kills on the way (script/demo orders)
+    OrdersStory(orders::StoryArgs),
     /// Puts bugs in on purpose and expects the simulation to catch each
     Break(broken::BreakArgs),
 }
@@ -33,6 +38,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => runtime().block_on(bench::run(args)),
         Command::Many(args) => runtime().block_on(many::run(args)),
         Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
+        Command::Orders(args) => runtime().block_on(orders::up(args)).map_err(|error| error.to_string()),
+        Command::OrdersStory(args) => runtime().block_on(orders::story(args)).map_err(|error| error.to_string()),
         Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),
     };
     match outcome {

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod housekeeping;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod lanes;
 pub mod memory;
 pub mod metrics;

@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
+/// Version of the broker that is started here.
+pub const KAFKA_VERSION: &str = "4.3.0";
+
 const INSTALL: &str = "the jars of a Kafka broker were not found; type: script/setup";
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(60);

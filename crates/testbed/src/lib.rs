@@ -22,7 +22,7 @@ mod workdir;
 
 pub use child::{Child, python, tailwater_binary};
 pub use http::{HttpAnswer, http_get, http_request};
-pub use kafka::{Kafka, KafkaOptions, Listener, shared_kafka};
+pub use kafka::{KAFKA_VERSION, Kafka, KafkaOptions, Listener, shared_kafka};
 pub use kafka_records::Record;
 pub use load::{Committed, Load, LoadOptions};
 pub use ports::free_port;

@@ -7,7 +7,7 @@ use crate::pattern::Pattern;
 use crate::tables::{self, Tables};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -33,6 +33,8 @@ pub fn router(pool: Pool, tables: Option<Tables>) -> Router {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Order {
+    /// The caller's own id for the order: the same request twice is one order.
+    id: Option<Uuid>,
     customer: String,
     item: String,
     quantity: i32,
@@ -54,7 +56,7 @@ impl IntoResponse for Refusal {
             Refusal::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
             Refusal::Unavailable(why) => {
                 tracing::warn!(error = why, "request failed");
-                let text = "the database is not available; try again with the same `Idempotency-Key`";
+                let text = "the database is not available; try again with the same `id`";
                 (StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
             }
         };
@@ -77,31 +79,26 @@ impl From<tokio_postgres::Error> for Refusal {
 type Body = Result<Json<Order>, JsonRejection>;
 
 /// `POST /orders` with the pattern as a field.
-async fn place(State(pool): State<Pool>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn place(State(pool): State<Pool>, body: Body) -> Result<Response, Refusal> {
     let Json(order) = body.map_err(|error| Refusal::BadRequest(error.body_text()))?;
     let pattern = order.pattern.clone().ok_or_else(|| {
         Refusal::BadRequest("say the pattern: POST /orders/transactional-outbox, or the field `pattern`".into())
     })?;
-    accept(&pool, &headers, order, &pattern).await
+    accept(&pool, order, &pattern).await
 }
 
 /// `POST /orders/{pattern}`.
-async fn place_by_path(
-    State(pool): State<Pool>,
-    Path(pattern): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
+async fn place_by_path(State(pool): State<Pool>, Path(pattern): Path<String>, body: Body) -> Result<Response, Refusal> {
     let Json(order) = body.map_err(|error| Refusal::BadRequest(error.body_text()))?;
-    accept(&pool, &headers, order, &pattern).await
+    accept(&pool, order, &pattern).await
 }
 
-async fn accept(pool: &Pool, headers: &HeaderMap, order: Order, pattern: &str) -> Result<Response, Refusal> {
+async fn accept(pool: &Pool, order: Order, pattern: &str) -> Result<Response, Refusal> {
     let pattern: Pattern = pattern.parse().map_err(Refusal::BadRequest)?;
     if order.quantity < 1 || order.item.is_empty() || order.customer.is_empty() {
         return Err(Refusal::BadRequest("customer and item need a text, quantity a number above 0".into()));
     }
-    let order_id = order_id(headers)?;
+    let order_id = order.id.unwrap_or_else(Uuid::now_v7);
     let placed =
         OrderPlaced { order_id, pattern, customer: order.customer, item: order.item, quantity: order.quantity };
     let mut client = pool.get().await?;
@@ -118,13 +115,6 @@ async fn accept(pool: &Pool, headers: &HeaderMap, order: Order, pattern: &str) -
     };
     let body = Json(json!({ "id": order_id, "status": said, "pattern": pattern }));
     Ok((status, [(header::LOCATION, location)], body).into_response())
-}
-
-/// The caller's `Idempotency-Key` is the order's id: the same request twice is one order.
-fn order_id(headers: &HeaderMap) -> Result<Uuid, Refusal> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(Uuid::now_v7()) };
-    let key = key.to_str().ok().and_then(|text| text.parse().ok());
-    key.ok_or_else(|| Refusal::BadRequest("`Idempotency-Key` must be a UUID: it becomes the order's id".into()))
 }
 
 /// Patterns 1 and 3: the order and its event, in one transaction.

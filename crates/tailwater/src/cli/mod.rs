@@ -8,6 +8,8 @@ pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod init;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod log;
 mod notify;
 pub mod prune;
@@ -76,6 +78,18 @@ pub enum Command {
         after_help = "Example:\n  tailwater demo --from postgres://postgres@localhost/shop --to amqp://guest@localhost\n\nWhat it makes has names of its own and is removed at the end. With private servers: script/demo\n\nExit code: 0 all arrived, 1 not, 2 wrong usage"
     )]
     Demo(demo::DemoArgs),
+    /// Show what each pattern loses: five ways to publish, the same faults, private servers, one table and one page
+    #[cfg(feature = "lab")]
+    #[command(
+        after_help = "Example:\n  tailwater lab\n  tailwater lab --quick --seed 7 --out lab.html\n\nNeeds what script/setup installs: PostgreSQL, a Java runtime and the jars of a Kafka broker.\n\nExit code: 0 ours lost and invented nothing, 1 they did, or the lab failed, 2 wrong usage"
+    )]
+    Lab(lab::LabArgs),
+    #[cfg(feature = "lab")]
+    #[command(hide = true)]
+    LabService(lab::PartArgs),
+    #[cfg(feature = "lab")]
+    #[command(hide = true)]
+    LabConsumer(lab::PartArgs),
     /// Write a completion script for a shell
     #[command(after_help = "Example:\n  tailwater completions bash > /etc/bash_completion.d/tailwater")]
     Completions { shell: clap_complete::Shell },
