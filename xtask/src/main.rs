@@ -28,7 +28,7 @@ enum Command {
     /// All services of the orders demonstration, until Ctrl-C (start_all_services.sh)
     Orders(orders::UpArgs),
     /// The orders story: three patterns, with kills on the way (script/demo orders)
-    OrdersStory(orders::StoryArgs),
+    DemoOrders(orders::StoryArgs),
     /// Puts bugs in on purpose and expects the simulation to catch each
     Break(broken::BreakArgs),
 }
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Command::Many(args) => runtime().block_on(many::run(args)),
         Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
         Command::Orders(args) => runtime().block_on(orders::up(args)).map_err(|error| error.to_string()),
-        Command::OrdersStory(args) => runtime().block_on(orders::story(args)).map_err(|error| error.to_string()),
+        Command::DemoOrders(args) => runtime().block_on(orders::story(args)).map_err(|error| error.to_string()),
         Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),
     };
     match outcome {
