@@ -1,0 +1,142 @@
+//! `tailwater lab`: what each pattern loses, on private servers; and the hidden processes that it consists of.
+
+use super::{DONE, FAILED};
+use crate::lab::pattern::Pattern;
+use crate::lab::service::Places;
+use crate::lab::{self, Plan};
+use clap::Args;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Debug, Args)]
+pub struct LabArgs {
+    /// Decides orders, and the moments and the sequence of the faults
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Orders, the same for each pattern [default: 3000, with --quick 600]
+    #[arg(long)]
+    orders: Option<usize>,
+    /// A shorter run: 30 s of load, the broker away for 4 s
+    #[arg(long)]
+    quick: bool,
+    /// Only these patterns
+    #[arg(long, value_enum, value_delimiter = ',')]
+    patterns: Vec<Pattern>,
+    /// Where the page goes
+    #[arg(long, short, default_value = "tailwater-lab.html", value_name = "FILE")]
+    out: PathBuf,
+    /// The counts as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of the hidden processes. URLs come by environment: arguments are visible to everybody.
+#[derive(Clone, Debug, Args)]
+pub struct PartArgs {
+    #[arg(value_enum)]
+    pattern: Pattern,
+    /// Write the orders that were heard of
+    #[arg(long)]
+    apply: bool,
+    #[arg(long, env = "LAB_DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    #[arg(long, env = "LAB_BOOTSTRAP")]
+    bootstrap: String,
+}
+
+impl PartArgs {
+    fn places(&self) -> Places {
+        Places {
+            pattern: self.pattern,
+            database_url: self.database_url.clone(),
+            bootstrap: self.bootstrap.clone(),
+        }
+    }
+}
+
+/// The service under test.
+pub fn service(args: &PartArgs) -> ExitCode {
+    part(lab::service::run(args.places()))
+}
+
+/// A consumer.
+pub fn consumer(args: &PartArgs) -> ExitCode {
+    part(lab::consumer::run(args.places(), args.apply))
+}
+
+fn part(run: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>) -> ExitCode {
+    let outcome = runtime().and_then(|runtime| Ok(runtime.block_on(run)?));
+    match outcome {
+        Ok(()) => ExitCode::from(DONE),
+        Err(error) => {
+            eprintln!("tailwater: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Runs the lab. Exit code 1 if a pattern that promises it lost or invented something.
+pub fn run(args: &LabArgs) -> ExitCode {
+    let start = Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let say = |text: &str| {
+        let (dim, plain) = if terminal { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        eprintln!("{dim}{:5.1} s{plain}  {text}", start.elapsed().as_secs_f64());
+    };
+    let outcome = runtime().and_then(|runtime| Ok(runtime.block_on(lab::run(plan(args), say))?));
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("tailwater: the lab did not come to its end: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let written = lab::page::html(&report, &command(args))
+        .map_err(|error| error.to_string())
+        .and_then(|page| std::fs::write(&args.out, page).map_err(|error| format!("{}: {error}", args.out.display())));
+    if let Err(error) = written {
+        eprintln!("tailwater: the page was not written: {error}");
+        return ExitCode::from(FAILED);
+    }
+    let mut out = std::io::stdout().lock();
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report).map_err(|error| error.to_string()),
+        false => Ok(lab::table::text(&report)),
+    };
+    let text = text.unwrap_or_else(|error| error);
+    // a closed pipe is the reader's business
+    let _ = writeln!(out, "{text}");
+    say(&format!("the page: {}", args.out.display()));
+    if report.promises_hold() {
+        return ExitCode::from(DONE);
+    }
+    eprintln!("tailwater: a pattern that promises it did not keep what was committed: see the table");
+    ExitCode::from(FAILED)
+}
+
+fn plan(args: &LabArgs) -> Plan {
+    let patterns = if args.patterns.is_empty() { Pattern::ALL.to_vec() } else { args.patterns.clone() };
+    let (load, away, orders) = match args.quick {
+        true => (Duration::from_secs(30), Duration::from_secs(4), 600),
+        false => (Duration::from_secs(120), Duration::from_secs(10), 3000),
+    };
+    Plan { seed: args.seed, patterns, orders: args.orders.unwrap_or(orders), load, away }
+}
+
+/// How to get this run again.
+fn command(args: &LabArgs) -> String {
+    let mut text = format!("tailwater lab --seed {}", args.seed);
+    if let Some(orders) = args.orders {
+        text.push_str(&format!(" --orders {orders}"));
+    }
+    if args.quick {
+        text.push_str(" --quick");
+    }
+    text
+}

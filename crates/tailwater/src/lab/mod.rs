@@ -1,0 +1,165 @@
+//! The lab: the same seeded load through five patterns, the same faults, on real private servers; then everything is
+//! counted from what databases, topics and consumers hold.
+//!
+//! Five patterns run side by side on one PostgreSQL and one Kafka, so a fault hits all of them at the same moment. Each has
+//! a database, a topic, a service (its own process, killed for real), a consumer, and a relay where it needs one: this very
+//! program with a configuration file. Not a benchmark: one machine, a small load; latencies show shapes, not limits.
+
+pub mod consumer;
+pub mod count;
+pub mod faults;
+pub mod page;
+pub mod pattern;
+pub mod service;
+pub mod table;
+pub mod world;
+
+use count::Count;
+use faults::{Happened, Planned};
+use pattern::Pattern;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use serde::Serialize;
+use service::Order;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::io::AsyncWriteExt;
+use world::{Feed, World};
+
+/// What a run is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub seed: u64,
+    pub patterns: Vec<Pattern>,
+    /// Orders, over the time of the load.
+    pub orders: usize,
+    pub load: Duration,
+    /// How long the broker is away.
+    pub away: Duration,
+}
+
+/// What became of it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub plan: Plan,
+    pub counts: Vec<Count>,
+    pub faults: Vec<Happened>,
+    /// µs since 1970.
+    pub began_us: i64,
+    pub versions: Vec<(String, String)>,
+}
+
+impl Report {
+    /// Ours lost nothing, invented nothing, and had no effect twice.
+    pub fn promises_hold(&self) -> bool {
+        let ours = self.counts.iter().filter(|count| count.pattern.is_ours());
+        ours.clone().all(|c| c.lost + c.phantom + c.duplicates_after + c.without_effect + c.not_applied == 0)
+    }
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("PostgreSQL: {0}")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("make the inbox: {0}")]
+    Inbox(#[from] tailwater_client::DatabaseError),
+    #[error("{0}")]
+    Stuck(String),
+    #[error("draw the page: {0}")]
+    Draw(String),
+}
+
+pub(crate) fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64)
+}
+
+/// Runs the plan. `say` gets a line for people now and then.
+pub async fn run(plan: Plan, say: impl Fn(&str)) -> Result<Report, LabError> {
+    say("starting a private PostgreSQL and a private Kafka");
+    let mut world = World::set(&plan.patterns).await?;
+    let versions = versions(&world).await?;
+    let planned = faults::plan(plan.seed, plan.load, plan.away);
+    say(&format!("{} orders through {} patterns at once, {} faults", plan.orders, plan.patterns.len(), planned.len()));
+    let began_us = now_us();
+    let feeds = world.sides.iter().map(world::Side::feed).collect();
+    let driver = tokio::spawn(drive(feeds, plan.clone()));
+    let faults = strike_all(&mut world, &planned, &plan, &say).await?;
+    driver.await.map_err(|error| LabError::Stuck(format!("the load driver: {error}")))?;
+    say("the load is over; waiting until everything has come to rest");
+    rest(&world, &plan).await?;
+    let mut counts = Vec::new();
+    for pattern in &plan.patterns {
+        counts.push(count::count(&world, *pattern).await?);
+    }
+    Ok(Report { plan, counts, faults, began_us, versions })
+}
+
+/// Sends each order to all patterns, evenly over the time. A service that is dead does not get it: nobody waits for it.
+async fn drive(feeds: Vec<Feed>, plan: Plan) {
+    let mut random = StdRng::seed_from_u64(plan.seed);
+    let pause = plan.load / u32::try_from(plan.orders.max(1)).unwrap_or(u32::MAX);
+    let start = Instant::now();
+    for number in 0..plan.orders {
+        let due = pause * u32::try_from(number).unwrap_or(u32::MAX);
+        tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+        let mut bytes = [0; 16];
+        random.fill_bytes(&mut bytes);
+        let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        let order = Order { id, requested_us: now_us() };
+        let line = serde_json::to_string(&order).expect("plain fields are JSON") + "\n";
+        for feed in &feeds {
+            // a closed pipe is a dead service
+            let _ = feed.lock().await.write_all(line.as_bytes()).await;
+        }
+    }
+}
+
+async fn strike_all(
+    world: &mut World,
+    planned: &[Planned],
+    plan: &Plan,
+    say: &impl Fn(&str),
+) -> Result<Vec<Happened>, LabError> {
+    let start = Instant::now();
+    let mut happened = Vec::new();
+    for planned in planned {
+        tokio::time::sleep(Duration::from_millis(planned.at_ms).saturating_sub(start.elapsed())).await;
+        say(&format!("{:3} s  {}", start.elapsed().as_secs(), planned.fault.title()));
+        let from_us = now_us();
+        faults::strike(world, planned.fault, plan.away).await?;
+        happened.push(Happened { fault: planned.fault, from_us, to_us: now_us() });
+        if let Some(ended) = world.sides.iter().find_map(world::Side::ended) {
+            return Err(LabError::Stuck(ended));
+        }
+    }
+    Ok(happened)
+}
+
+/// Until nothing moves any more. What ours still owe after the limit is counted as it is: an honest failure.
+async fn rest(world: &World, plan: &Plan) -> Result<(), LabError> {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        let mut settled = true;
+        for pattern in &plan.patterns {
+            settled = settled && count::settled(world, *pattern).await?;
+        }
+        if settled {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    tracing::warn!("not at rest after 60 s; the processes said:\n{}", world.last_words());
+    Ok(())
+}
+
+async fn versions(world: &World) -> Result<Vec<(String, String)>, LabError> {
+    let db = world.pg.client("postgres").await;
+    let postgres: String = db.query_one("SHOW server_version", &[]).await?.get(0);
+    Ok(vec![
+        ("Tailwater".into(), env!("CARGO_PKG_VERSION").into()),
+        ("PostgreSQL".into(), postgres),
+        ("Kafka".into(), testbed::KAFKA_VERSION.into()),
+    ])
+}
