@@ -48,11 +48,7 @@ pub struct PartArgs {
 
 impl PartArgs {
     fn places(&self) -> Places {
-        Places {
-            pattern: self.pattern,
-            database_url: self.database_url.clone(),
-            bootstrap: self.bootstrap.clone(),
-        }
+        Places { pattern: self.pattern, database_url: self.database_url.clone(), bootstrap: self.bootstrap.clone() }
     }
 }
 

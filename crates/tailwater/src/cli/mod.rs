@@ -201,6 +201,12 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, &cli.global),
         Command::Prune(args) => prune::run(&args, &cli.global),
         Command::Demo(args) => demo::run(&args, &cli.global),
+        #[cfg(feature = "lab")]
+        Command::Lab(args) => lab::run(&args),
+        #[cfg(feature = "lab")]
+        Command::LabService(args) => lab::service(&args),
+        #[cfg(feature = "lab")]
+        Command::LabConsumer(args) => lab::consumer(&args),
         Command::Completions { shell } => completions::run(shell),
     }
 }

@@ -11,17 +11,18 @@ use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::{Headers, Message};
 use std::time::Duration;
 use tailwater_client::inbox;
-use tokio::io::AsyncReadExt;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Runs until standard input ends.
+/// Runs until it is killed.
 pub async fn run(places: Places, apply: bool) -> Outcome<()> {
     let pool = pool(&places.database_url, "lab-consumer")?;
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", &places.bootstrap)
         .set("broker.address.family", "v4")
         .set("group.id", if apply { "service" } else { "consumer" })
+        // static membership: after a kill the next one takes over at once, as the same member
+        .set("group.instance.id", "only")
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "500")
@@ -30,14 +31,8 @@ pub async fn run(places: Places, apply: bool) -> Outcome<()> {
         .set("reconnect.backoff.max.ms", "500")
         .create()?;
     consumer.subscribe(&[places.pattern.name()])?;
-    let mut end = tokio::io::stdin();
-    let mut byte = [0];
     loop {
-        let record = tokio::select! {
-            _ = end.read(&mut byte) => return Ok(()),
-            record = consumer.recv() => record,
-        };
-        let Ok(record) = record else {
+        let Ok(record) = consumer.recv().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };

@@ -83,13 +83,15 @@ pub async fn count(world: &World, pattern: Pattern) -> Result<Count, LabError> {
     };
     let (lost, phantom) = (missing(&committed_us, &published_us), missing(&published_us, &committed_us));
 
-    let sql = "SELECT id::text, requested_us, (extract(epoch FROM received_at) * 1000000)::bigint FROM seen ORDER BY nr";
+    let sql =
+        "SELECT id::text, requested_us, (extract(epoch FROM received_at) * 1000000)::bigint FROM seen ORDER BY nr";
     let seen = consumer.query(sql, &[]).await?;
     let mut first = BTreeMap::new();
     for row in &seen {
         first.entry(row.get::<_, String>(0)).or_insert((row.get::<_, i64>(1), row.get::<_, i64>(2)));
     }
-    let deliveries: Vec<(i64, i64)> = first.values().map(|(requested, received)| (*requested, received - requested)).collect();
+    let deliveries: Vec<(i64, i64)> =
+        first.values().map(|(requested, received)| (*requested, received - requested)).collect();
     let effects = consumer.query("SELECT id::text FROM effect", &[]).await?;
     let distinct: BTreeSet<String> = effects.iter().map(|row| row.get(0)).collect();
     let without_effect = committed_us.keys().filter(|id| !distinct.contains(*id)).count();

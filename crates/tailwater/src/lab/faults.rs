@@ -86,7 +86,8 @@ pub async fn strike(world: &mut World, fault: Fault, away: Duration) -> Result<(
         Fault::ServiceKilled => {
             let mut sides = std::mem::take(&mut world.sides);
             for side in &mut sides {
-                world.kill_service(side).await?;
+                let point = world.kill_service(side).await?;
+                world.points.push(point);
             }
             world.sides = sides;
         }

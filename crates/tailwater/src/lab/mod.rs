@@ -43,6 +43,8 @@ pub struct Report {
     pub plan: Plan,
     pub counts: Vec<Count>,
     pub faults: Vec<Happened>,
+    /// Orders that were at a weak point when their service was killed.
+    pub points: Vec<world::Point>,
     /// µs since 1970.
     pub began_us: i64,
     pub versions: Vec<(String, String)>,
@@ -93,7 +95,7 @@ pub async fn run(plan: Plan, say: impl Fn(&str)) -> Result<Report, LabError> {
     for pattern in &plan.patterns {
         counts.push(count::count(&world, *pattern).await?);
     }
-    Ok(Report { plan, counts, faults, began_us, versions })
+    Ok(Report { plan, counts, faults, points: world.points, began_us, versions })
 }
 
 /// Sends each order to all patterns, evenly over the time. A service that is dead does not get it: nobody waits for it.

@@ -166,7 +166,7 @@ fn payload(order: &Order) -> serde_json::Value {
 pub(super) fn pool(url: &str, name: &str) -> Result<Pool, Box<dyn std::error::Error + Send + Sync>> {
     let mut config: tokio_postgres::Config = url.parse()?;
     config.application_name(name).connect_timeout(PATIENCE);
-    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config, tokio_postgres::NoTls, recycling);
     Ok(Pool::builder(manager).max_size(PARALLEL).build()?)
 }

@@ -3,8 +3,19 @@
 use super::Report;
 use std::fmt::Write;
 
-const HEADS: [&str; 11] =
-    ["", "committed", "published", "phantom", "lost", "dup. before", "after inbox", "p50 ms", "p99 ms", "tx/order", "blocks/order"];
+const HEADS: [&str; 11] = [
+    "",
+    "committed",
+    "published",
+    "phantom",
+    "lost",
+    "dup. before",
+    "after inbox",
+    "p50 ms",
+    "p99 ms",
+    "tx/order",
+    "blocks/order",
+];
 
 /// One line per pattern.
 pub fn text(report: &Report) -> String {

@@ -56,6 +56,15 @@ struct Service {
     said: Arc<Mutex<Vec<String>>>,
 }
 
+/// An order whose service was killed at its weak point.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Point {
+    pub pattern: Pattern,
+    pub id: String,
+    /// When it was killed, µs since 1970.
+    pub killed_us: i64,
+}
+
 pub struct World {
     pub pg: Postgres,
     pub kafka: Kafka,
@@ -64,6 +73,7 @@ pub struct World {
     pub database_proxy: Proxy,
     /// Between all processes and the broker.
     pub broker_proxy: Proxy,
+    pub points: Vec<Point>,
     dir: WorkDir,
 }
 
@@ -71,10 +81,18 @@ impl World {
     /// Servers, databases, topics, processes.
     pub async fn set(patterns: &[Pattern]) -> Result<World, LabError> {
         let options = KafkaOptions { proxies: 1, ..KafkaOptions::default() };
-        let (pg, mut kafka) = tokio::join!(Postgres::start(), Kafka::start_with(options));
+        let (pg, kafka) = tokio::join!(Postgres::start(), Kafka::start_with(options));
         let broker_proxy = kafka.take_proxy();
         let database_proxy = Proxy::to(([127, 0, 0, 1], pg.port()).into()).await;
-        let mut world = World { pg, kafka, sides: Vec::new(), database_proxy, broker_proxy, dir: WorkDir::new() };
+        let mut world = World {
+            pg,
+            kafka,
+            sides: Vec::new(),
+            database_proxy,
+            broker_proxy,
+            points: Vec::new(),
+            dir: WorkDir::new(),
+        };
         for pattern in patterns {
             let side = world.side(*pattern).await?;
             world.sides.push(side);
@@ -135,10 +153,9 @@ impl World {
     async fn start_service(&self, pattern: Pattern) -> Result<Service, LabError> {
         let mut command = Command::new(program()?);
         command.args(["lab-service", &pattern.name().replace('_', "-")]).envs(self.places(pattern.name()));
-        let log = std::fs::File::options().create(true).append(true);
-        let log = log.clone().open(self.dir.path().join(format!("{}-service.log", pattern.name())))?;
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn()?;
+        let log = self.dir.path().join(format!("{}-service.log", pattern.name()));
+        let log = std::fs::File::options().create(true).append(true).open(log)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn()?;
         let input = Feed::new(tokio::sync::Mutex::new(child.stdin.take().expect("piped")));
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -153,19 +170,20 @@ impl World {
         Ok(service)
     }
 
-    /// Stops the service at its weak point, kills it there, starts a new one in its place. The order that was at the point.
-    pub async fn kill_service(&self, side: &mut Side) -> Result<String, LabError> {
+    /// Stops the service at its weak point, kills it there, starts a new one in its place.
+    pub async fn kill_service(&self, side: &mut Side) -> Result<Point, LabError> {
         // an order of ours walks into it, in case the driver has none left
         let order = Order { id: uuid::Uuid::now_v7(), requested_us: super::now_us() };
         let line = serde_json::to_string(&order).expect("plain fields are JSON");
         side.service.input.lock().await.write_all(format!("arm\n{line}\n").as_bytes()).await?;
         let line = side.service.hear("point ").await?;
+        let killed_us = super::now_us();
         side.service.child.kill().await?;
         let fresh = self.start_service(side.pattern).await?;
         let input = Arc::into_inner(fresh.input).expect("nobody else has it yet").into_inner();
         *side.service.input.lock().await = input;
         (side.service.child, side.service.said) = (fresh.child, fresh.said);
-        Ok(line.trim_start_matches("point ").to_owned())
+        Ok(Point { pattern: side.pattern, id: line.trim_start_matches("point ").to_owned(), killed_us })
     }
 
     fn relay_file(&self, pattern: Pattern) -> PathBuf {
@@ -178,7 +196,8 @@ impl World {
         let url = format!("postgres://postgres@{}/{name}", self.database_proxy.addr());
         let source = match pattern {
             Pattern::LogTailing => format!("type = \"postgres\"\nslot = \"{name}\"\npublication = \"outbox\"\n"),
-            _ => "type = \"postgres-poll\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n".into(),
+            _ => "type = \"postgres-poll\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n"
+                .into(),
         };
         let bootstrap = self.broker_proxy.addr();
         format!(

@@ -30,7 +30,14 @@ pub fn html(report: &Report, command: &str) -> Result<String, LabError> {
     body.push_str("<h2>The patterns</h2>");
     for count in &report.counts {
         let class = if count.pattern.is_ours() { "ours" } else { "naive" };
-        put(&mut body, format_args!("<section class={class}><h3>{}</h3><p>{}</p></section>", count.pattern.title(), count.pattern.about()));
+        put(
+            &mut body,
+            format_args!(
+                "<section class={class}><h3>{}</h3><p>{}</p></section>",
+                count.pattern.title(),
+                count.pattern.about()
+            ),
+        );
     }
     foot(&mut body, report, command);
     Ok(format!(
@@ -47,15 +54,18 @@ fn head(body: &mut String, report: &Report) {
     } else {
         "<b>The other three did not keep their promise in this run: see the table.</b>"
     };
-    put(body, format_args!(
-        "<h1>What each pattern loses</h1><p class=lead>A service writes an order to its database and tells others about it through \
+    put(
+        body,
+        format_args!(
+            "<h1>What each pattern loses</h1><p class=lead>A service writes an order to its database and tells others about it through \
          a broker. {} orders went through {} ways to do that, side by side on the same servers, while services, relays and \
          consumers were killed, the broker was away for {} s, the database was restarted and the network was cut. Writing \
          twice lost {lost} events and invented {phantom}. {ours}</p>",
-        report.plan.orders,
-        report.counts.len(),
-        report.plan.away.as_secs(),
-    ));
+            report.plan.orders,
+            report.counts.len(),
+            report.plan.away.as_secs(),
+        ),
+    );
 }
 
 fn table(body: &mut String, report: &Report) {
@@ -66,19 +76,22 @@ fn table(body: &mut String, report: &Report) {
     );
     for count in &report.counts {
         let bad = |n: usize| if n > 0 { format!("<td class=bad>{n}</td>") } else { "<td class=good>0</td>".into() };
-        put(body, format_args!(
-            "<tr><th>{}</th><td>{}</td><td>{}</td>{}{}<td>{}</td>{}<td>{}</td><td>{}</td><td>{:.2}</td></tr>",
-            count.pattern.title(),
-            count.committed,
-            count.published,
-            bad(count.phantom),
-            bad(count.lost),
-            count.duplicates_before,
-            bad(count.duplicates_after),
-            time(count.latency.p50_ms),
-            time(count.latency.p99_ms),
-            count.load.transactions,
-        ));
+        put(
+            body,
+            format_args!(
+                "<tr><th>{}</th><td>{}</td><td>{}</td>{}{}<td>{}</td>{}<td>{}</td><td>{}</td><td>{:.2}</td></tr>",
+                count.pattern.title(),
+                count.committed,
+                count.published,
+                bad(count.phantom),
+                bad(count.lost),
+                count.duplicates_before,
+                bad(count.duplicates_after),
+                time(count.latency.p50_ms),
+                time(count.latency.p99_ms),
+                count.load.transactions,
+            ),
+        );
     }
     body.push_str("</tbody></table></div>");
 }
@@ -88,18 +101,22 @@ fn figure(body: &mut String, caption: &str, svg: &str) {
 }
 
 fn foot(body: &mut String, report: &Report, command: &str) {
-    let versions: Vec<_> = report.versions.iter().map(|(name, version)| format!("{name} {}", escape(version))).collect();
-    put(body, format_args!(
-        "<footer><p>Seed {}, {} orders over {} s. {}. Once more: <code>{}</code></p><p>One machine and a small load: this shows \
+    let versions: Vec<_> =
+        report.versions.iter().map(|(name, version)| format!("{name} {}", escape(version))).collect();
+    put(
+        body,
+        format_args!(
+            "<footer><p>Seed {}, {} orders over {} s. {}. Once more: <code>{}</code></p><p>One machine and a small load: this shows \
          what gets lost, not how fast anything is. A request gives up on the broker after {} ms, as one does that a customer \
          waits for. Faults hit all patterns at the same moment; which orders they catch differs from run to run.</p></footer>",
-        report.plan.seed,
-        report.plan.orders,
-        report.plan.load.as_secs(),
-        versions.join(", "),
-        escape(command),
-        super::service::PATIENCE.as_millis(),
-    ));
+            report.plan.seed,
+            report.plan.orders,
+            report.plan.load.as_secs(),
+            versions.join(", "),
+            escape(command),
+            super::service::PATIENCE.as_millis(),
+        ),
+    );
 }
 
 fn put(body: &mut String, text: std::fmt::Arguments<'_>) {

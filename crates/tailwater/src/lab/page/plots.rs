@@ -11,7 +11,10 @@ const WIDTH: u32 = 960;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn draw(height: u32, paint: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>) -> Result<String, LabError> {
+fn draw(
+    height: u32,
+    paint: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<String, LabError> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -89,10 +92,12 @@ pub fn latencies(report: &Report) -> Result<String, LabError> {
             .x_desc("seconds into the run")
             .y_desc("ms from request to delivery")
             .draw()?;
-        for fault in &report.faults {
+        for (index, fault) in report.faults.iter().enumerate() {
             let (from, to) = (seconds(fault.from_us), seconds(fault.to_us).max(seconds(fault.from_us) + 0.3));
             chart.draw_series([Rectangle::new([(from, 1.0), (to.min(longest), 60_000.0)], INK.mix(0.18).filled())])?;
-            let text = Text::new(fault.fault.title().to_owned(), (from, 50_000.0), ink(11));
+            // names in three heights, so that neighbours do not cover each other
+            let height = [52_000.0, 33_000.0, 21_000.0][index % 3];
+            let text = Text::new(fault.fault.title().to_owned(), (from, height), ink(11));
             chart.draw_series([text])?;
         }
         for count in &report.counts {

@@ -7,46 +7,61 @@ use super::{escape, put};
 
 /// One of each kind, if there was one.
 pub fn failures(body: &mut String, report: &Report) -> Result<(), LabError> {
-    let lost = report.counts.iter().find_map(|count| Some((count, count.facts.lost.first()?)));
-    let phantom = report.counts.iter().find_map(|count| Some((count, count.facts.phantom.first()?)));
+    let lost = report.counts.iter().find_map(|count| Some((count, choose(report, count, &count.facts.lost)?)));
+    let phantom = report.counts.iter().find_map(|count| Some((count, choose(report, count, &count.facts.phantom)?)));
     if let Some((count, id)) = lost {
-        lost_order(body, report, count, id);
+        put(body, format_args!("<h3>{}: an order nobody hears of</h3>", count.pattern.title()));
+        let first = format!("Order <code>{}</code> is committed. The customer can see it.", escape(id));
+        let last = "At the end of the run the topic holds no event for it. Nobody reserves, nobody ships, and nothing that is \
+                    alive knows that there is anything to send.";
+        moments(body, report, count, id, (count.facts.committed_us.get(id), &first), last);
     }
     if let Some((count, id)) = phantom {
-        phantom_order(body, report, count, id);
+        put(body, format_args!("<h3>{}: an order that never was</h3>", count.pattern.title()));
+        let first =
+            format!("The event of order <code>{}</code> is confirmed by the broker. Consumers act on it.", escape(id));
+        let last = "At the end of the run the database holds no such order. Stock is reserved and a mail is sent for something \
+                    that cannot be looked up.";
+        moments(body, report, count, id, (count.facts.published_us.get(id), &first), last);
     }
     if lost.is_none() && phantom.is_none() {
-        body.push_str("<p>In this run nothing was lost and nothing was invented, by any pattern. Another seed will do.</p>");
+        body.push_str(
+            "<p>In this run nothing was lost and nothing was invented, by any pattern. Another seed will do.</p>",
+        );
     }
     Ok(())
 }
 
-fn lost_order(body: &mut String, report: &Report, count: &Count, id: &str) {
-    let committed = count.facts.committed_us.get(id).copied().unwrap_or(report.began_us);
-    put(body, format_args!("<h3>{}: an order nobody hears of</h3><ol class=moments>", count.pattern.title()));
-    moment(body, report, committed, false, &format!("Order <code>{}</code> is committed. The customer can see it.", escape(id)));
-    if let Some(fault) = cause(report, committed) {
-        let text = format!("{}.", fault.fault.title());
-        moment(body, report, fault.from_us, true, &upper(&text));
-    }
-    let end = end_us(report);
-    let text = "At the end of the run the topic holds no event for it. Nobody reserves, nobody ships, and no process that is \
-                alive knows that there is anything to send.";
-    moment(body, report, end, true, text);
-    body.push_str("</ol>");
+/// Best one whose service was killed at the weak point: that is the shortest story.
+fn choose<'a>(report: &Report, count: &Count, ids: &'a [String]) -> Option<&'a String> {
+    ids.iter().find(|id| killed(report, count, id).is_some()).or_else(|| ids.first())
 }
 
-fn phantom_order(body: &mut String, report: &Report, count: &Count, id: &str) {
-    let published = count.facts.published_us.get(id).copied().unwrap_or(report.began_us);
-    put(body, format_args!("<h3>{}: an order that never was</h3><ol class=moments>", count.pattern.title()));
-    let text = format!("The event of order <code>{}</code> is confirmed by the broker. Consumers act on it.", escape(id));
-    moment(body, report, published, false, &text);
-    if let Some(fault) = cause(report, published) {
-        moment(body, report, fault.from_us, true, &upper(&format!("{}.", fault.fault.title())));
+fn killed(report: &Report, count: &Count, id: &str) -> Option<i64> {
+    let point = report.points.iter().find(|point| point.pattern == count.pattern && point.id == id)?;
+    Some(point.killed_us)
+}
+
+fn moments(body: &mut String, report: &Report, count: &Count, id: &str, first: (Option<&i64>, &str), last: &str) {
+    let at = first.0.copied().unwrap_or(report.began_us);
+    body.push_str("<ol class=moments>");
+    match (killed(report, count, id), cause(report, at)) {
+        (Some(us), _) => {
+            moment(body, report, at, false, first.1);
+            moment(body, report, us, true, "The service gets <code>kill -9</code>, before its second write.");
+        }
+        (None, Some(fault)) if fault.from_us < at => {
+            moment(body, report, fault.from_us, true, &upper(&format!("{}.", fault.fault.title())));
+            moment(body, report, at, false, first.1);
+        }
+        (None, fault) => {
+            moment(body, report, at, false, first.1);
+            if let Some(fault) = fault {
+                moment(body, report, fault.from_us, true, &upper(&format!("{}.", fault.fault.title())));
+            }
+        }
     }
-    let text = "At the end of the run the database holds no such order. Stock is reserved and a mail is sent for something \
-                that cannot be looked up.";
-    moment(body, report, end_us(report), true, text);
+    moment(body, report, end_us(report).max(at), true, last);
     body.push_str("</ol>");
 }
 
@@ -57,7 +72,8 @@ fn cause(report: &Report, us: i64) -> Option<&Happened> {
 }
 
 fn end_us(report: &Report) -> i64 {
-    report.began_us + report.plan.load.as_micros() as i64
+    let load = report.began_us + report.plan.load.as_micros() as i64;
+    report.faults.iter().map(|fault| fault.to_us).fold(load, i64::max)
 }
 
 fn moment(body: &mut String, report: &Report, us: i64, bad: bool, text: &str) {
