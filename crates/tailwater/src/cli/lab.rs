@@ -63,7 +63,7 @@ pub fn consumer(args: &PartArgs) -> ExitCode {
 }
 
 fn part(run: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>) -> ExitCode {
-    let outcome = runtime().and_then(|runtime| Ok(runtime.block_on(run)?));
+    let outcome = runtime().and_then(|runtime| runtime.block_on(run));
     match outcome {
         Ok(()) => ExitCode::from(DONE),
         Err(error) => {
