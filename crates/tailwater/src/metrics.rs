@@ -288,6 +288,13 @@ impl Status {
         }
     }
 
+    /// As [`Status::recovered`], for one that does not know whether it was in trouble.
+    pub fn recovered_if_troubled(&self, lane: u32) {
+        if self.troubles.lock().expect("no panic while the lock is held").contains_key(&lane) {
+            self.recovered(lane);
+        }
+    }
+
     /// A lane that holds counts more than one that tries again.
     fn worst_trouble(&self) -> Option<State> {
         let troubles = self.troubles.lock().expect("no panic while the lock is held");

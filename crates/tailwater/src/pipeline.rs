@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 const REOPEN_FIRST: Duration = Duration::from_millis(200);
 const REOPEN_MAX: Duration = Duration::from_secs(5);
 
+/// Where lanes report their troubles, the saving of positions reports its own.
+const SAVING: u32 = u32::MAX;
+
 /// What a pipeline is made of.
 pub struct Parts {
     pub source: Arc<dyn OpenSource>,
@@ -329,6 +332,7 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         match outcome {
             Ok(()) => {
+                self.status.recovered_if_troubled(SAVING);
                 self.saved = Some(position.clone());
                 self.status.set_saved(position.clone());
                 self.unconfirmed = Some(position);
@@ -337,6 +341,8 @@ impl Pipeline {
             Err(failure) if failure.is_fatal() => Err(failure),
             Err(failure) => {
                 tracing::warn!(error = %failure, "save the position again; nothing is confirmed meanwhile");
+                let error = failure.to_string();
+                self.status.trouble(SAVING, State::Retrying { what: "save the position".into(), error });
                 self.safe.get_or_insert(position);
                 sleep(REOPEN_FIRST).await;
                 Ok(())

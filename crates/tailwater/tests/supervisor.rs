@@ -159,6 +159,23 @@ async fn a_possible_gap_is_never_tried_again_by_itself() {
     scene.until("p", "streaming").await;
 }
 
+/// T11, T52: a position that cannot be saved is said, nothing is confirmed meanwhile, and it goes on by itself.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_shown_and_nothing_is_confirmed_until_there_is_room() {
+    let scene = Scene::new(true);
+    scene.put("p", Script { disk_full: true, ..Script::default() }).await;
+    scene.until("p", "retrying").await;
+    assert!(matches!(scene.state("p"), State::Retrying { what, error }
+        if what == "save the position" && error.contains("no space left")));
+    sleep(Duration::from_secs(10)).await;
+    let world = scene.fake.world("p");
+    assert_eq!(world.confirmed.load(Relaxed), 0);
+    world.script.lock().unwrap().disk_full = false;
+    scene.until("p", "streaming").await;
+    scene.flows("p", 100).await;
+    assert!(world.confirmed.load(Relaxed) > 0 && world.lost().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_paused_pipeline_keeps_its_source_and_reads_nothing() {
     let scene = Scene::new(true);

@@ -3,8 +3,9 @@
 use super::admin;
 use super::{DONE, FAILED, FOUND, GlobalArgs};
 use crate::config::{Config, HttpConfig};
-use crate::control::report::{PipelineReport, Report};
+use crate::control::report::{PipelineReport, Report, StateReport};
 use crate::housekeeping::absent;
+use crate::supervisor::store::{Store, Stored};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
@@ -75,6 +76,17 @@ async fn all(config: &Config, running: &Report, only: Option<&str>) -> Result<(V
             }
         }
     }
+    match Store::new(&config.state_dir).load_all().await {
+        Ok(stored) => {
+            let known: Vec<String> = reports.iter().map(|report| report.name.clone()).collect();
+            let absent = stored.iter().filter(|stored| wanted(&stored.name) && !known.contains(&stored.name));
+            reports.extend(absent.map(posted));
+        }
+        Err(failure) => {
+            eprintln!("tailwater: {failure}");
+            code = FAILED;
+        }
+    }
     if let (Some(only), true) = (only, reports.is_empty() && code == DONE) {
         let known: Vec<&str> = running.pipelines.iter().map(|report| report.name.as_str()).collect();
         let known = known.into_iter().chain(config.pipelines.keys().map(String::as_str));
@@ -83,6 +95,18 @@ async fn all(config: &Config, running: &Report, only: Option<&str>) -> Result<(V
     }
     reports.sort_by(|left, right| left.name.cmp(&right.name));
     Ok((reports, code))
+}
+
+/// A connector that was defined over REST, while no relay answers.
+fn posted(stored: &Stored) -> PipelineReport {
+    let target = format!("{:?}", stored.target).to_lowercase();
+    let state = StateReport {
+        state: absent::NOT_RUNNING.into(),
+        reason: Some(format!("defined over REST, to be {target}")),
+        hint: Some("tailwater run".into()),
+        ..StateReport::default()
+    };
+    PipelineReport { name: stored.name.clone(), state, ..PipelineReport::default() }
 }
 
 /// What a running relay says of itself, or why none does.
@@ -174,7 +198,6 @@ fn text(report: &PipelineReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::report::StateReport;
 
     #[test]
     fn a_person_reads_what_is_wrong_and_what_to_do() {

@@ -32,6 +32,8 @@ pub struct Script {
     /// The broker takes everything and answers nothing.
     pub frozen: bool,
     pub row_bytes: usize,
+    /// The disk is full: positions cannot be saved.
+    pub disk_full: bool,
 }
 
 #[derive(Default)]
@@ -184,6 +186,9 @@ impl Checkpoints for Places {
 
     async fn save(&self, position: &Position) -> Result<(), Failure> {
         sleep(Duration::from_millis(3)).await;
+        if self.0.script.lock().unwrap().disk_full {
+            return Err(Failure::retry("no space left on device"));
+        }
         *self.0.saved.lock().unwrap() = Some(position.clone());
         Ok(())
     }
