@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dlq;
 pub mod housekeeping;
 #[cfg(feature = "lab")]
 pub mod lab;

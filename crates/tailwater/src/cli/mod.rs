@@ -7,6 +7,7 @@ pub mod admin;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod dlq;
 pub mod init;
 #[cfg(feature = "lab")]
 pub mod lab;
@@ -73,6 +74,11 @@ pub enum Command {
         after_help = "Example:\n  tailwater prune --config orders.toml --older-than 7d --dry-run\n\nExit code: 0 done, 1 refused or not delivered far enough, 2 wrong usage"
     )]
     Prune(prune::PruneArgs),
+    /// Look at dead letters, send them back to where they came from, or remove them
+    #[command(
+        after_help = "Example:\n  tailwater dlq list --from amqp://guest@localhost --queue report-service-dlq\n  tailwater dlq show 0199c0de-… --config orders.toml\n  tailwater dlq replay --reason rejected --newer-than 2d --rate 50/s --config orders.toml\n\nThe password belongs in the file or in TAILWATER_FROM.\n\nExit code: 0 done, 1 failed or some could not be replayed, 2 wrong usage, 3 `show` found none"
+    )]
+    Dlq(Box<dlq::DlqArgs>),
     /// Show on two servers that nothing is lost: events are written, the relay is killed, what arrived is counted
     #[command(
         after_help = "Example:\n  tailwater demo --from postgres://postgres@localhost/shop --to amqp://guest@localhost\n\nWhat it makes has names of its own and is removed at the end. With private servers: script/demo\n\nExit code: 0 all arrived, 1 not, 2 wrong usage"
@@ -200,6 +206,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, &cli.global),
         Command::Status(args) => status::run(&args, &cli.global),
         Command::Prune(args) => prune::run(&args, &cli.global),
+        Command::Dlq(args) => dlq::run(&args, &cli.global),
         Command::Demo(args) => demo::run(&args, &cli.global),
         #[cfg(feature = "lab")]
         Command::Lab(args) => lab::run(&args),

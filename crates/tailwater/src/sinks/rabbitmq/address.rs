@@ -16,7 +16,7 @@ pub const ORIGINAL_EXCHANGE: &str = "x-tailwater-original-exchange";
 pub const ORIGINAL_ROUTING_KEY: &str = "x-tailwater-original-routing-key";
 pub const REASON: &str = "x-tailwater-reason";
 /// Set where a dead letter's own headers were too large to carry.
-const HEADERS_DROPPED: &str = "x-tailwater-headers-dropped";
+pub const HEADERS_DROPPED: &str = "x-tailwater-headers-dropped";
 
 /// The part of the configuration that says where messages go.
 #[derive(Clone, Debug)]

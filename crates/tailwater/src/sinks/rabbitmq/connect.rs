@@ -42,7 +42,7 @@ impl std::fmt::Display for Endpoint {
 
 impl Endpoint {
     /// User and password, for a log-in.
-    pub(super) fn credentials(&self) -> (&str, &str) {
+    pub(crate) fn credentials(&self) -> (&str, &str) {
         (&self.user, &self.password)
     }
 
