@@ -105,6 +105,11 @@ pub struct Rejection {
 pub trait Checkpoints: Send + Sync {
     async fn load(&self) -> Result<Option<Position>, Failure>;
     async fn save(&self, position: &Position) -> Result<(), Failure>;
+    /// Asked once the source is held, so nobody else reads it any more: whoever published before can store nothing from now
+    /// on, and what was stored last is the answer.
+    async fn claim(&self) -> Result<Option<Position>, Failure> {
+        self.load().await
+    }
     /// Forgets the position: the next start is a first one, as far as we know. Only while nothing runs.
     async fn clear(&self) -> Result<(), Failure> {
         Err(Failure::fatal("remove the position where it is kept", "positions of this kind are not removed from here"))

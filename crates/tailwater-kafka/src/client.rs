@@ -70,29 +70,43 @@ fn password(config: &KafkaConfig) -> Result<Secret, KafkaProblem> {
 
 /// A producer: idempotent, `acks=all`, no gap, no time limit on a message.
 pub fn producer(config: &KafkaConfig, batch_bytes: usize) -> Result<ClientConfig, KafkaProblem> {
-    let mut client = connection(config)?;
+    let mut client = any_producer(config, batch_bytes)?;
     client
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
         // a batch that fails for good stops the producer, so that nothing behind it passes
         .set("enable.gapless.guarantee", "true")
         // an expired message would let later ones pass
-        .set("message.timeout.ms", "0")
+        .set("message.timeout.ms", "0");
+    Ok(client)
+}
+
+/// A producer with transactions: what fails or expires in one takes the whole with it. `limit`: of the coordinator.
+pub fn transactional(
+    config: &KafkaConfig,
+    batch_bytes: usize,
+    id: &str,
+    limit: Duration,
+) -> Result<ClientConfig, KafkaProblem> {
+    let mut client = any_producer(config, batch_bytes)?;
+    client.set("transactional.id", id).set("transaction.timeout.ms", millis(limit));
+    Ok(client)
+}
+
+fn any_producer(config: &KafkaConfig, batch_bytes: usize) -> Result<ClientConfig, KafkaProblem> {
+    let mut client = connection(config)?;
+    let partitioner = match config.partitioner {
+        Partitioner::Murmur2 => "murmur2_random",
+        Partitioner::Crc32 => "consistent_random",
+    };
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
         .set("linger.ms", millis(config.linger))
         .set("batch.size", batch_bytes.min(BATCH_BYTES).to_string())
         .set("message.max.bytes", MESSAGE_BYTES.to_string())
         .set("queue.buffering.max.messages", "0")
         .set("queue.buffering.max.kbytes", BUFFER_KBYTES.to_string())
         .set("compression.type", config.compression.name())
-        .set(
-            "partitioner",
-            match config.partitioner {
-                Partitioner::Murmur2 => "murmur2_random",
-                Partitioner::Crc32 => "consistent_random",
-            },
-        )
-        // failed deliveries are reported, not only successful ones
-        .set("delivery.report.only.error", "false");
+        .set("partitioner", partitioner);
     Ok(client)
 }
 

@@ -26,6 +26,13 @@ pub enum KafkaProblem {
     Call { doing: &'static str, code: Code },
     #[error("batches become smaller: topic `{topic}` takes at most {limit} bytes at once")]
     SmallerBatches { topic: String, limit: usize },
+    /// The topic of positions is not as it must be.
+    #[error("{0}")]
+    Position(String),
+    #[error("the source was opened anew")]
+    NewClaim,
+    #[error("another process publishes with transactional id `{0}`, and has gone on")]
+    Overtaken(String),
     #[error("{0}")]
     Config(String),
 }
@@ -41,6 +48,11 @@ impl KafkaProblem {
                 KafkaProblem::Call { doing, code }
             }
         }
+    }
+
+    /// Says no more than that the producer is broken: another problem tells why.
+    pub fn is_echo(&self) -> bool {
+        matches!(self, KafkaProblem::Delivery { code, .. } if crate::producer::is_echo(*code))
     }
 
     fn code(&self) -> Option<Code> {
@@ -83,9 +95,6 @@ pub fn classify(problem: KafkaProblem, identity: &Identity) -> Failure {
             let id = identity.transactional_id.as_deref().unwrap_or("ID");
             Some(acl(identity, &format!("--transactional-id {id} --operation Write --operation Describe")))
         }
-        Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => identity.transactional_id.as_ref().map(|id| {
-            format!("another process publishes with transactional id `{id}`: this one stands back. Run one of them, or give each pipeline an id of its own")
-        }),
         Some(Code::InvalidTransactionTimeout) => {
             Some("raise transaction.max.timeout.ms at the brokers to at least 60000".into())
         }
@@ -93,8 +102,15 @@ pub fn classify(problem: KafkaProblem, identity: &Identity) -> Failure {
             Some("these brokers are too old: Kafka 0.11 or later is needed".into())
         }
         Some(Code::InvalidArgument | Code::InvalidConfig) => Some("correct the sink's configuration".into()),
-        _ if matches!(problem, KafkaProblem::Config(_)) => Some("correct the sink's configuration".into()),
-        _ => None,
+        // fenced: whoever did it, the next publisher sees in the topic whether somebody else goes on
+        _ => match &problem {
+            KafkaProblem::Config(_) => Some("correct the sink's configuration".into()),
+            KafkaProblem::Overtaken(id) => Some(format!(
+                "two pipelines must not share transactional id `{id}`: set `transactional_id`; after a take-over by another process this one stands by when it is started again"
+            )),
+            KafkaProblem::Position(_) => Some("mend the topic, or name another one in `offsets_topic`".into()),
+            _ => None,
+        },
     };
     match hint {
         Some(hint) => Failure::fatal(hint, problem),
@@ -104,7 +120,8 @@ pub fn classify(problem: KafkaProblem, identity: &Identity) -> Failure {
 
 /// Nothing is the peer's fault: no reason to wait.
 fn pause(problem: &KafkaProblem) -> Option<Duration> {
-    matches!(problem, KafkaProblem::SmallerBatches { .. } | KafkaProblem::OneRefused(_)).then_some(Duration::ZERO)
+    matches!(problem, KafkaProblem::SmallerBatches { .. } | KafkaProblem::OneRefused(_) | KafkaProblem::NewClaim)
+        .then_some(Duration::ZERO)
 }
 
 fn acl(identity: &Identity, what: &str) -> String {
@@ -196,8 +213,11 @@ mod tests {
                 KafkaProblem::Call { doing: "init transactions", code: Code::TransactionalIdAuthorizationFailed },
                 Some("--transactional-id tailwater-orders"),
             ),
-            (KafkaProblem::Call { doing: "commit", code: Code::Fenced }, Some("tailwater-orders")),
-            (KafkaProblem::Call { doing: "commit", code: Code::ProducerFenced }, Some("another process")),
+            (KafkaProblem::Overtaken("tailwater-orders".into()), Some("tailwater-orders")),
+            (KafkaProblem::NewClaim, None),
+            (KafkaProblem::Position("topic `p`".into()), Some("offsets_topic")),
+            (KafkaProblem::Call { doing: "commit", code: Code::Fenced }, None),
+            (KafkaProblem::Call { doing: "commit", code: Code::ProducerFenced }, None),
             (KafkaProblem::Call { doing: "init transactions", code: Code::UnsupportedFeature }, Some("too old")),
             (KafkaProblem::Call { doing: "look up topics", code: Code::OperationTimedOut }, None),
             (KafkaProblem::Delivery { topic: "t".into(), code: Code::GaplessGuarantee }, None),

@@ -12,8 +12,14 @@ pub mod config;
 #[cfg(feature = "client")]
 mod context;
 #[cfg(feature = "client")]
+mod exactly_once;
+#[cfg(feature = "client")]
 pub mod failure;
+#[cfg(feature = "client")]
+mod outlet;
 pub mod partition;
+#[cfg(feature = "client")]
+mod positions;
 #[cfg(feature = "client")]
 mod producer;
 #[cfg(feature = "client")]
@@ -24,6 +30,8 @@ mod record;
 mod sink;
 #[cfg(feature = "client")]
 mod topics;
+#[cfg(feature = "client")]
+mod transaction;
 #[cfg(feature = "client")]
 mod window;
 

@@ -120,6 +120,18 @@ pub async fn idempotent(
     Producer::connect(&settings, config, observer).await
 }
 
+/// The producer of an exactly-once pipeline; transactions are not started yet.
+pub async fn transactional(
+    config: &KafkaConfig,
+    batch_bytes: usize,
+    id: &str,
+    limit: Duration,
+    observer: Arc<dyn Observer>,
+) -> Result<Producer, KafkaProblem> {
+    let settings = client::transactional(config, batch_bytes, id, limit)?;
+    Producer::connect(&settings, config, observer).await
+}
+
 /// Whether an error says no more than that the producer is broken: another one tells why.
 pub fn is_echo(code: Code) -> bool {
     matches!(code, Code::Fatal | Code::PurgeQueue | Code::PurgeInflight | Code::GaplessGuarantee)

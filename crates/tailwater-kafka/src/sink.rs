@@ -2,14 +2,17 @@
 
 use crate::client::BATCH_BYTES;
 use crate::config::KafkaConfig;
+use crate::exactly_once::{ExactlyOnce, KafkaCheckpoints};
 use crate::failure::{Identity, KafkaProblem, classify};
+use crate::outlet::{Outlet, Shared};
 use crate::producer;
-use crate::publisher::{KafkaPublisher, Shared};
+use crate::publisher::KafkaPublisher;
 use crate::topics::Topics;
+use crate::transaction::TransactionalPublisher;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use tailwater_core::{Failure, Publisher, Sink};
+use tailwater_core::{Checkpoints, Failure, Publisher, Sink};
 
 /// Told how the cluster is doing. Called from any thread; must not block.
 pub trait Observer: Send + Sync {
@@ -37,6 +40,7 @@ impl Observer for Unobserved {
 /// Publishes to one cluster as configured.
 pub struct KafkaSink {
     shared: Arc<Shared>,
+    once: Option<Arc<ExactlyOnce>>,
 }
 
 impl KafkaSink {
@@ -75,14 +79,27 @@ impl KafkaSink {
         let config = Arc::new(config);
         let topics = Arc::new(Topics::new(config.clone(), identity.clone()));
         let batch_bytes = AtomicUsize::new(BATCH_BYTES);
-        Ok(KafkaSink { shared: Arc::new(Shared { config, identity, topics, observer, batch_bytes, fixed_topic }) })
+        let transactional_id = identity.transactional_id.clone().filter(|_| fixed_topic.is_none());
+        let shared = Arc::new(Shared { config, identity, topics, observer, batch_bytes, fixed_topic });
+        let once = transactional_id.map(|id| Arc::new(ExactlyOnce::new(shared.clone(), name, id)));
+        Ok(KafkaSink { shared, once })
     }
 
-    async fn connect(&self, lane: u32) -> Result<KafkaPublisher, KafkaProblem> {
+    /// Where an exactly-once pipeline keeps its position; `None` without `exactly_once`.
+    pub fn checkpoints(&self) -> Option<Arc<dyn Checkpoints>> {
+        self.once.clone().map(|once| Arc::new(KafkaCheckpoints(once)) as Arc<dyn Checkpoints>)
+    }
+
+    async fn connect(&self, lane: u32) -> Result<Box<dyn Publisher>, KafkaProblem> {
         let shared = self.shared.clone();
         let batch_bytes = shared.batch_bytes.load(Relaxed);
+        if let Some(once) = &self.once {
+            let (producer, claim) = once.producer().await?;
+            let outlet = Outlet::new(shared, producer, lane, batch_bytes);
+            return Ok(Box::new(TransactionalPublisher::new(outlet, once.clone(), claim)));
+        }
         let producer = producer::idempotent(&shared.config, batch_bytes, shared.observer.clone()).await?;
-        Ok(KafkaPublisher::new(shared, lane, producer, batch_bytes))
+        Ok(Box::new(KafkaPublisher::new(Outlet::new(shared, producer, lane, batch_bytes))))
     }
 }
 
@@ -96,6 +113,6 @@ impl Sink for KafkaSink {
     async fn open(&self, lane: u32) -> Result<Box<dyn Publisher>, Failure> {
         let publisher = self.connect(lane).await.map_err(|problem| classify(problem, &self.shared.identity))?;
         tracing::info!(servers = %self.shared.identity.servers, lane, "connected to the cluster");
-        Ok(Box::new(publisher))
+        Ok(publisher)
     }
 }

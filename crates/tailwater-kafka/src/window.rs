@@ -54,6 +54,21 @@ impl Window {
         self.open -= 1;
     }
 
+    /// Published already, and not sent again.
+    pub fn skip(&mut self, index: u64) {
+        let state = self.at(index);
+        assert_eq!(*state, State::Waiting, "what was sent is not skipped");
+        *state = State::Stored;
+    }
+
+    /// All that was sent is durable together.
+    pub fn store_open(&mut self) {
+        for state in self.entries.iter_mut().filter(|state| **state == State::Open) {
+            *state = State::Stored;
+        }
+        self.open = 0;
+    }
+
     pub fn reject(&mut self, index: u64) {
         let state = self.at(index);
         assert!(matches!(*state, State::Waiting | State::Open), "a message is refused once");

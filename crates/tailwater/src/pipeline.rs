@@ -161,8 +161,13 @@ impl Pipeline {
                 failure = lane_failure(&mut self.lanes) => return Err(failure),
                 opened = self.source.open(self.saved.clone()) => opened,
             };
-            let failure = match opened {
-                Ok((source, confirm)) => {
+            let claimed = match opened {
+                Ok(ends) => self.claim().await.map(|current| current.then_some(ends)),
+                Err(failure) => Err(failure),
+            };
+            let failure = match claimed {
+                Ok(None) => continue,
+                Ok(Some((source, confirm))) => {
                     let started = Instant::now();
                     match self.stream(source, confirm, &stop).await? {
                         Ended::Stopped => break,
@@ -187,6 +192,20 @@ impl Pipeline {
             }
         }
         self.leave().await
+    }
+
+    /// The source is held. False: it was opened at a position that another process has left behind meanwhile.
+    async fn claim(&mut self) -> Result<bool, Failure> {
+        let stored = self.checkpoints.claim().await?;
+        let current = stored == self.saved;
+        if !current {
+            tracing::info!(pipeline = %self.status.name, "another process went on from the position that was known here: read it anew");
+            self.saved = stored;
+            if let Some(position) = &self.saved {
+                self.status.set_saved(position.clone());
+            }
+        }
+        Ok(current)
     }
 
     /// A pipeline that is paused before its source is open does not open it. False: told to stop meanwhile.

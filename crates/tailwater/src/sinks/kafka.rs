@@ -41,7 +41,8 @@ mod observed {
             dead_letters = Some(Arc::new(letters));
         }
         let sink = KafkaSink::new(sink, name, Arc::new(StatusObserver(status)))?;
-        Ok(Ends { sink: Arc::new(sink), dead_letters, checkpoints: None })
+        let checkpoints = sink.checkpoints();
+        Ok(Ends { sink: Arc::new(sink), dead_letters, checkpoints })
     }
 
     /// Writes what a Kafka client sees into a pipeline's status.

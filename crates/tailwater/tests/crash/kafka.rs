@@ -151,3 +151,26 @@ async fn an_event_for_an_unknown_topic_holds_and_goes_out_once_there_is_one() {
     let verdict = kafka.settle(relay, load.finish().await, broker).await;
     verdict.judge("Kafka: a topic that came late", 1);
 }
+
+/// The relay killed at random moments; consumers see only what was committed, and each event once. `TAILWATER_CRASH=long`
+/// for 50 kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exactly_once_under_kills_each_event_is_seen_once() {
+    let (postgres, broker) = (shared_postgres().await, shared_kafka().await);
+    let more = format!("exactly_once = true\ntransactional_id = \"{0}\"\noffsets_topic = \"{0}\"", unique("once"));
+    let kafka = KafkaScene::new("kafka_once", postgres, broker, &broker.bootstrap(), &more).await;
+    // a first start's snapshot cannot know the order of commits: nothing is there yet
+    let mut relay = kafka.scene.relay();
+    kafka.scene.streaming().await;
+    let load = kafka.load(postgres, 300);
+    let kills = if long() { 50 } else { 8 };
+    for _ in 0..kills {
+        kafka.scene.published(1).await;
+        sleep(Duration::from_millis(rand::rng().random_range(0..800))).await;
+        assert!(relay.ended().is_none(), "ended by itself:\n{}", relay.stderr().join("\n"));
+        relay.kill9();
+        relay = kafka.scene.relay();
+    }
+    let verdict = kafka.settle(relay, load.finish().await, broker).await;
+    verdict.judge_exactly_once(&format!("Kafka, exactly once: kill -9, {kills} times"));
+}

@@ -41,6 +41,18 @@ impl Verdict {
         self.assert_order();
     }
 
+    /// The same, and nothing came twice.
+    pub fn judge_exactly_once(&self, story: &str) {
+        println!(
+            "committed = {}, missing = {}, duplicates = {}: {story}",
+            self.committed.len(),
+            self.missing,
+            self.duplicates
+        );
+        assert_eq!((self.missing, self.invented, self.duplicates), (0, 0, 0), "(missing, invented, duplicates)");
+        self.assert_order();
+    }
+
     fn assert_order(&self) {
         let mut seen = HashSet::new();
         let mut last: HashMap<&str, i64> = HashMap::new();

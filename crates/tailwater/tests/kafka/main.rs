@@ -2,6 +2,7 @@
 #![cfg(feature = "kafka")]
 #![allow(clippy::unwrap_used)] // a panic here is a failed test, with its place
 
+mod exactly_once;
 mod login;
 mod records;
 mod topics;
