@@ -127,6 +127,35 @@ async fn a_poison_message_ends_in_the_dead_letters_whichever_worker_has_it() {
     }
 }
 
+/// The whole way back: looked at, mended, replayed, done.
+#[tokio::test]
+async fn a_poison_message_is_mended_and_replayed() {
+    let (name, pool) = database().await;
+    let amqp = broker().await;
+    let (_connection, channel) = channel(&amqp).await;
+    let (poison, body) = requested(&pool, 999, "poison").await;
+    publish(&channel, body.to_string().as_bytes()).await;
+    let _worker = rust_worker(&testbed::shared_postgres().await.url(&name), &amqp);
+    until_depth(&channel, "report-service-dlq", 1).await;
+    let dlq = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(testbed::tailwater_binary());
+        command.arg("dlq").args(arguments).args(["--queue", "report-service-dlq"]).env("TAILWATER_FROM", &amqp);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(dlq(&["list"]).contains("rejected in report-service"));
+    let shown = dlq(&["show", "#1", "--body-only"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), body);
+    let dir = testbed::WorkDir::new();
+    let mended = dir.path().join("mended.json");
+    std::fs::write(&mended, shown.replace("999", "1")).unwrap();
+    dlq(&["replay", "--id", "#1", "--body", mended.to_str().unwrap()]);
+    until_count(&pool, "report WHERE status = 'done'", 1).await;
+    assert_eq!(status(&pool, poison).await, "done");
+    until_depth(&channel, "report-service-dlq", 0).await;
+}
+
 /// T46: the event is delivered before its transaction is visible; both workers wait for the row.
 #[tokio::test]
 async fn a_message_that_is_faster_than_its_own_commit_is_not_poison() {

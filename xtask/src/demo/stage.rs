@@ -74,8 +74,18 @@ impl Stage {
         Ok(std::fs::write(self.properties(), text)?)
     }
 
-    fn properties(&self) -> PathBuf {
+    pub fn properties(&self) -> PathBuf {
         self.dir.path().join("application.properties")
+    }
+
+    /// A file of the demo's own.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The idempotency key of the poison, which is its message id.
+    pub async fn poison(&self) -> Outcome<String> {
+        Ok(self.db.query_one("SELECT idempotency_key FROM outbox WHERE user_id = $1", &[&NOBODY]).await?.get(0))
     }
 
     fn mails(&self) -> PathBuf {
@@ -157,6 +167,12 @@ impl Stage {
             Ok(failed == 1 && sent >= good && queue == 0 && stage.rabbit.count("report-service-dlq").await > 0)
         })
         .await
+    }
+
+    /// Until so many mails are sent.
+    pub async fn until_mailed(&mut self, count: usize, limit: Duration) -> Outcome<()> {
+        self.wait("the mails", limit, async |stage| Ok(stage.count("mail WHERE sent_at IS NOT NULL").await? >= count))
+            .await
     }
 
     async fn wait(&mut self, what: &str, limit: Duration, state: impl AsyncFn(&Stage) -> Outcome<bool>) -> Outcome<()> {

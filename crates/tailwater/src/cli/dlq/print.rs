@@ -78,7 +78,8 @@ pub fn list(name: &str, outcome: &Outcome, found: &[Line], limit: usize, as_json
         println!("{all:#}");
         return;
     }
-    println!("{name}: {} dead letters, {} of them asked for", outcome.seen, found.len());
+    let some = if found.len() == outcome.seen { String::new() } else { format!(", {} of them asked for", found.len()) };
+    println!("{name}: {} dead letter{}{some}", outcome.seen, if outcome.seen == 1 { "" } else { "s" });
     if !found.is_empty() {
         println!("\n  count  oldest  reason");
     }
