@@ -1,3 +1,4 @@
 //! Where changes come from.
 
 pub mod postgres;
+pub mod postgres_poll;

@@ -248,7 +248,7 @@ fn parse(read: &mut BytesMut) -> Result<Option<Incoming>, Error> {
 }
 
 /// Tries host by host, attempt by attempt. What counts in the end: an error that may pass, if there was one.
-pub(super) async fn each_host<T>(
+pub(crate) async fn each_host<T>(
     target: &Target,
     open: impl AsyncFn(&Target, Socket, Endpoint) -> Result<T, Error>,
 ) -> Result<T, Error> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tailwater_core::{Tuple, Value};
 
 /// One line of COPY's text format (documentation of COPY, "Text Format"). Values without an escape stay slices.
-pub(super) fn parse_line(line: Bytes) -> Tuple {
+pub(crate) fn parse_line(line: Bytes) -> Tuple {
     let end = if line.last() == Some(&b'\n') { line.len() - 1 } else { line.len() };
     let line = line.slice(..end);
     let mut values = Vec::new();

@@ -12,7 +12,7 @@ mod catalog;
 pub mod client;
 pub mod config;
 pub mod connect;
-mod copy;
+pub(crate) mod copy;
 pub mod failure;
 mod feedback;
 pub mod filter;
