@@ -7,18 +7,26 @@ use crate::metrics::Status;
 use crate::pipeline::{Parts, Pause};
 use crate::sinks;
 use crate::sources::postgres::PostgresSource;
+use crate::sources::postgres_poll::PollSource;
 use std::sync::Arc;
-use tailwater_core::Failure;
 use tailwater_core::route::{Compatibility, Route};
 use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfigError, RouteSettings};
+use tailwater_core::{Failure, OpenSource};
 use uuid::Uuid;
 
 /// All parts of one pipeline; it shares memory with nobody and is never paused, unless the caller changes that.
 pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: Arc<Status>) -> Result<Parts, Failure> {
-    let SourceConfig::Postgres(postgres) = &pipeline.source;
-    let mut postgres = postgres.clone();
-    // strict compatibility needs what the log does not say: defaults and NOT NULL
-    postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
+    let source: Arc<dyn OpenSource> = match &pipeline.source {
+        SourceConfig::Postgres(postgres) => {
+            let mut postgres = postgres.clone();
+            // strict compatibility needs what the log does not say: defaults and NOT NULL
+            postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
+            Arc::new(PostgresSource::new(postgres, status.clone()))
+        }
+        SourceConfig::PostgresPoll(poll) => {
+            Arc::new(PollSource::new(poll.clone(), &pipeline.route.outbox.key_column, status.clone()))
+        }
+    };
     let route =
         route(&pipeline.route).map_err(|error| Failure::fatal("correct the route in the configuration", error))?;
     let ends = sinks::ends(name, pipeline, config, status.clone())?;
@@ -27,7 +35,7 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
         None => Arc::new(FileCheckpoints::new(&config.state_dir, name)?),
     };
     Ok(Parts {
-        source: Arc::new(PostgresSource::new(postgres, status.clone())),
+        source,
         route,
         sink: ends.sink,
         dead_letters: ends.dead_letters,

@@ -4,7 +4,7 @@
 use tailwater::config::debezium::{docs, keys};
 use tailwater::config::load::{Inputs, load};
 use tailwater::config::origin::{ConfigError, Loaded};
-use tailwater::config::{PipelineConfig, SinkConfig, SourceConfig};
+use tailwater::config::{PipelineConfig, SinkConfig};
 use tailwater::sinks::rabbitmq::config::{RabbitmqConfig, RoutingKey};
 use tailwater::sources::postgres::config::{PostgresConfig, Snapshot};
 use tailwater_core::route::{Compatibility, Format};
@@ -58,7 +58,7 @@ fn recipe_without(key: &str) -> Result<Loaded, ConfigError> {
 
 fn parts(loaded: &Loaded) -> (&PostgresConfig, &PipelineConfig, &RabbitmqConfig) {
     let pipeline = &loaded.config.pipelines["outbox"];
-    let SourceConfig::Postgres(source) = &pipeline.source;
+    let source = pipeline.source.log().unwrap();
     let SinkConfig::Rabbitmq(sink) = &pipeline.sink else { panic!("not rabbitmq") };
     (source, pipeline, sink)
 }

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)] // a panic is a failed test
 
 use std::io::Write;
+use tailwater::config::SinkConfig;
 use tailwater::config::flags::Flags;
 use tailwater::config::load::{Inputs, load};
 use tailwater::config::origin::{ConfigError, Loaded, Origin};
-use tailwater::config::{SinkConfig, SourceConfig};
 
 const ORDERS: &str = r#"
 state_dir = "/var/lib/tailwater"
@@ -60,7 +60,7 @@ fn a_whole_file_becomes_a_typed_configuration() {
     let loaded = load_text(ORDERS, &[]).unwrap();
     assert_eq!(loaded.config.http.listen, None);
     let orders = &loaded.config.pipelines["orders"];
-    let SourceConfig::Postgres(source) = &orders.source;
+    let source = orders.source.log().unwrap();
     assert_eq!(source.connection.host.as_deref(), Some("db1"));
     assert_eq!(source.connection.connect_timeout, Some(std::time::Duration::from_secs(3)));
     assert_eq!(source.slot, "orders");
@@ -138,7 +138,7 @@ fn environment_values_take_the_type_of_the_setting() {
     )
     .unwrap();
     let orders = &loaded.config.pipelines["orders"];
-    let SourceConfig::Postgres(source) = &orders.source;
+    let source = orders.source.log().unwrap();
     assert_eq!(source.connection.port, Some(5433));
     assert_eq!(source.connection.password.as_ref().unwrap().expose(), "12345");
     let SinkConfig::Rabbitmq(sink) = &orders.sink else { panic!("not rabbitmq") };
@@ -181,7 +181,7 @@ fn without_file(from: &str, to: &str, more: Flags) -> Result<Loaded, ConfigError
 fn from_and_to_need_no_file() {
     let loaded = without_file("postgres://relay@localhost/shop", "amqp://localhost", Flags::default()).unwrap();
     let outbox = &loaded.config.pipelines["outbox"];
-    let SourceConfig::Postgres(source) = &outbox.source;
+    let source = outbox.source.log().unwrap();
     let names = [&source.slot, &source.publication, &source.table];
     assert_eq!(names, ["outbox", "outbox", "outbox"]);
     let SinkConfig::Rabbitmq(sink) = &outbox.sink else { panic!("not rabbitmq") };
@@ -189,7 +189,7 @@ fn from_and_to_need_no_file() {
     assert!(outbox.route.outbox.expand_json, "JSON goes out as JSON");
     let more = Flags { slot: Some("mine".into()), table: Some("app.events".into()), ..Flags::default() };
     let loaded = without_file("postgres:///shop", "stdout", more).unwrap();
-    let SourceConfig::Postgres(source) = &loaded.config.pipelines["outbox"].source;
+    let source = loaded.config.pipelines["outbox"].source.log().unwrap();
     assert_eq!((source.slot.as_str(), source.table.as_str()), ("mine", "app.events"));
     assert_eq!(loaded.origins.of("pipelines.outbox.source.slot").to_string(), "flag --slot");
 }

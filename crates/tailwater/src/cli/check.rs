@@ -2,8 +2,8 @@
 //! wrong although every value is legal. Connects to nothing.
 
 use super::{DONE, FOUND, GlobalArgs, load, refuse};
+use crate::config::SinkConfig;
 use crate::config::origin::{Loaded, Origin};
-use crate::config::{SinkConfig, SourceConfig};
 use crate::sinks::rabbitmq::loops::find_dead_letter_loops;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -56,8 +56,7 @@ pub fn effective(loaded: &Loaded) -> Vec<Row> {
 fn show_urls(loaded: &Loaded, whole: &mut Value) {
     for (name, pipeline) in &loaded.config.pipelines {
         let shown = &mut whole["pipelines"][name];
-        let SourceConfig::Postgres(source) = &pipeline.source;
-        if let Some(url) = &source.connection.url {
+        if let Some(url) = &pipeline.source.connection().url {
             shown["source"]["url"] = url.as_url().into();
         }
         if let Some(url) = pipeline.admin.as_ref().and_then(|admin| admin.url.as_ref()) {

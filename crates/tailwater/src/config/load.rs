@@ -75,7 +75,7 @@ fn finish(collected: Collected) -> Result<Loaded, ConfigError> {
 /// Strict compatibility publishes column defaults, which only the catalog knows.
 fn strict_needs_the_catalog((mut config, mut origins): (Config, Origins)) -> (Config, Origins) {
     for (name, pipeline) in &mut config.pipelines {
-        let SourceConfig::Postgres(source) = &mut pipeline.source;
+        let SourceConfig::Postgres(source) = &mut pipeline.source else { continue };
         if pipeline.route.compatibility == Compatibility::Strict && !source.catalog {
             source.catalog = true;
             origins.0.insert(format!("pipelines.{name}.source.catalog"), Origin::Chosen("strict compatibility"));

@@ -18,6 +18,7 @@ pub use tailwater_core::{duration, secret};
 
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sources::postgres::config::{Connection, PostgresConfig};
+use crate::sources::postgres_poll::config::PollConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,7 +75,37 @@ pub struct PipelineConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum SourceConfig {
+    /// By its log.
     Postgres(PostgresConfig),
+    /// By polling its outbox table.
+    #[serde(rename = "postgres-poll")]
+    PostgresPoll(PollConfig),
+}
+
+impl SourceConfig {
+    /// How the database is reached.
+    pub fn connection(&self) -> &Connection {
+        match self {
+            SourceConfig::Postgres(source) => &source.connection,
+            SourceConfig::PostgresPoll(source) => &source.connection,
+        }
+    }
+
+    /// The outbox table; empty where change events of several are read.
+    pub fn table(&self) -> &str {
+        match self {
+            SourceConfig::Postgres(source) => &source.table,
+            SourceConfig::PostgresPoll(source) => &source.table,
+        }
+    }
+
+    /// The source, if it reads the log.
+    pub fn log(&self) -> Option<&PostgresConfig> {
+        match self {
+            SourceConfig::Postgres(source) => Some(source),
+            SourceConfig::PostgresPoll(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -95,25 +95,28 @@ impl Settings {
         Origins(self.map.iter().map(|(path, setting)| (path.join("."), setting.origin.clone())).collect())
     }
 
-    /// The kind of sink of a pipeline: it decides which names are known there.
-    fn sink_type(&self, pipeline: &str) -> &str {
-        let path = vec!["pipelines".into(), pipeline.to_owned(), "sink".into(), "type".into()];
-        self.map.get(&path).and_then(|s| s.value.as_str()).unwrap_or("rabbitmq")
+    /// The kind of source or sink of a pipeline: it decides which names are known there.
+    fn type_of(&self, pipeline: &str, part: &str) -> &str {
+        let path = vec!["pipelines".into(), pipeline.to_owned(), part.to_owned(), "type".into()];
+        self.map.get(&path).and_then(|s| s.value.as_str()).unwrap_or_default()
     }
 
     fn schema_for(&self, path: &[String]) -> &'static Value {
-        static RABBITMQ: LazyLock<Value> = LazyLock::new(|| schema("rabbitmq"));
-        static KAFKA: LazyLock<Value> = LazyLock::new(|| schema("kafka"));
-        static STDOUT: LazyLock<Value> = LazyLock::new(|| schema("stdout"));
-        let kind = match path {
-            [head, name, ..] if head == "pipelines" => self.sink_type(name),
-            _ => "rabbitmq",
+        /// Every combination that differs, made once: (source, sink).
+        static ALL: LazyLock<Vec<((&str, &str), Value)>> = LazyLock::new(|| {
+            let sources = ["postgres", "postgres-poll"];
+            let both =
+                sources.into_iter().flat_map(|source| ["rabbitmq", "kafka", "stdout"].map(|sink| (source, sink)));
+            both.map(|(source, sink)| ((source, sink), schema(source, sink))).collect()
+        });
+        let (source, sink) = match path {
+            [head, name, ..] if head == "pipelines" => (self.type_of(name, "source"), self.type_of(name, "sink")),
+            _ => ("", ""),
         };
-        match kind {
-            "kafka" => &KAFKA,
-            "stdout" => &STDOUT,
-            _ => &RABBITMQ,
-        }
+        // an unknown type is an error of its own; names are then those of the first kind
+        let known = |kind: &str, kinds: &[&'static str]| kinds.iter().copied().find(|k| *k == kind).unwrap_or(kinds[0]);
+        let wanted = (known(source, &["postgres", "postgres-poll"]), known(sink, &["rabbitmq", "kafka", "stdout"]));
+        &ALL.iter().find(|(kinds, _)| *kinds == wanted).expect("all combinations are there").1
     }
 
     fn unknown_names(&self) -> Vec<Problem> {
@@ -123,7 +126,9 @@ impl Settings {
     fn missing_parts(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for name in self.pipelines() {
-            for (part, types) in [("source", "\"postgres\""), ("sink", "\"rabbitmq\", \"kafka\" or \"stdout\"")] {
+            for (part, types) in
+                [("source", "\"postgres\" or \"postgres-poll\""), ("sink", "\"rabbitmq\", \"kafka\" or \"stdout\"")]
+            {
                 let wanted = vec!["pipelines".to_owned(), name.clone(), part.to_owned(), "type".to_owned()];
                 if !self.map.contains_key(&wanted) {
                     problems.push(Problem::new(format!("pipelines.{name}.{part}.type is missing: write {types}")));
@@ -181,7 +186,7 @@ impl Settings {
 }
 
 /// A configuration with every part present, serialized: the names and the kinds of values.
-fn schema(sink: &str) -> Value {
+fn schema(source: &str, sink: &str) -> Value {
     let dead_letter = DeadLetter { exchange: String::new(), routing_key: None, by: DeadLetterBy::default() };
     let topology = Topology {
         declare: false,
@@ -200,7 +205,10 @@ fn schema(sink: &str) -> Value {
         _ => SinkConfig::Rabbitmq(RabbitmqConfig { topology, ..RabbitmqConfig::default() }),
     };
     let pipeline = PipelineConfig {
-        source: SourceConfig::Postgres(Default::default()),
+        source: match source {
+            "postgres-poll" => SourceConfig::PostgresPoll(Default::default()),
+            _ => SourceConfig::Postgres(Default::default()),
+        },
         route: RouteConfig::default(),
         sink,
         delivery: Default::default(),

@@ -4,6 +4,7 @@ use super::origin::{Origins, Problem};
 use super::{Config, KafkaConfig, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
 use crate::assemble;
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
+use crate::sources::postgres::config::PostgresConfig;
 use crate::sources::postgres::filter::Filter;
 use tailwater_core::transform::outbox::RouteConfigError;
 
@@ -56,7 +57,32 @@ impl Check<'_> {
             && name.len() <= 63;
         let here = format!("pipelines.{name}");
         self.require(legal, &here, "a pipeline's name is a letter, then letters, digits, _ or -, at most 63 in all");
-        let SourceConfig::Postgres(source) = &pipeline.source;
+        match &pipeline.source {
+            SourceConfig::Postgres(source) => self.log_source(name, source),
+            SourceConfig::PostgresPoll(source) => {
+                for (field, text) in source.problems() {
+                    self.require(false, &at(&format!("source.{field}")), text);
+                }
+                let text = "a polled table needs no pruning: rows are deleted when they are published (with done = \"mark\", \
+                            delete marked rows when they are old enough)";
+                self.require(pipeline.prune.is_none(), &at("prune"), text);
+            }
+        }
+        let connection = pipeline.source.connection();
+        let located = connection.url.is_some() || connection.host.is_some();
+        self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
+        self.route(name, pipeline);
+        self.topics(name, pipeline, pipeline.source.table());
+        self.delivery(name, pipeline);
+        match &pipeline.sink {
+            SinkConfig::Rabbitmq(sink) => self.rabbitmq(name, pipeline, sink),
+            SinkConfig::Kafka(sink) => self.kafka(name, pipeline, sink),
+            SinkConfig::Stdout => {}
+        }
+    }
+
+    fn log_source(&mut self, name: &str, source: &PostgresConfig) {
+        let at = |part: &str| format!("pipelines.{name}.{part}");
         let slot = !source.slot.is_empty()
             && source.slot.len() <= 63
             && source.slot.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
@@ -70,16 +96,6 @@ impl Check<'_> {
         self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
         if let Err(error) = Filter::new(&source.tables) {
             self.require(false, &at("source.tables"), &error);
-        }
-        let located = source.connection.url.is_some() || source.connection.host.is_some();
-        self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
-        self.route(name, pipeline);
-        self.topics(name, pipeline, &source.table);
-        self.delivery(name, pipeline);
-        match &pipeline.sink {
-            SinkConfig::Rabbitmq(sink) => self.rabbitmq(name, pipeline, sink),
-            SinkConfig::Kafka(sink) => self.kafka(name, pipeline, sink),
-            SinkConfig::Stdout => {}
         }
     }
 
@@ -127,7 +143,7 @@ impl Check<'_> {
     fn slots(&mut self, config: &Config) {
         let mut seen = std::collections::HashMap::new();
         for (name, pipeline) in &config.pipelines {
-            let SourceConfig::Postgres(source) = &pipeline.source;
+            let Some(source) = pipeline.source.log() else { continue };
             let server = (&source.connection.url, &source.connection.host, source.connection.port);
             let key =
                 format!("{:?}{}{}", (server.1, server.2), server.0.as_ref().map_or("", |u| u.expose()), source.slot);

@@ -2,11 +2,12 @@
 //! state directory.
 
 use crate::checkpoints::file::FileCheckpoints;
-use crate::config::{Config, PipelineConfig, SourceConfig};
+use crate::config::{Config, PipelineConfig};
 use crate::control::report::{Lsns, PipelineReport, StateReport};
 use crate::sources::postgres::config::PostgresConfig;
 use crate::sources::postgres::connect;
 use crate::sources::postgres::failure::{Names, classify};
+use crate::sources::postgres::slot::split_table;
 use tailwater_core::{Checkpoints, Failure, Position};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
@@ -18,7 +19,7 @@ pub const ELSEWHERE: &str = "elsewhere";
 
 /// Looks, as the relay's own role: it may see all of this.
 pub async fn look(config: &Config, name: &str, pipeline: &PipelineConfig) -> Result<PipelineReport, Failure> {
-    let SourceConfig::Postgres(source) = &pipeline.source;
+    let Some(source) = pipeline.source.log() else { return polled(config, name, pipeline).await };
     let saved = match config.state_dir.is_dir() {
         true => FileCheckpoints::new(&config.state_dir, name)?.load().await?,
         false => None,
@@ -27,6 +28,41 @@ pub async fn look(config: &Config, name: &str, pipeline: &PipelineConfig) -> Res
     let names = Names { slot: source.slot.clone(), ..Names::default() };
     let slot = find_slot(&client, source).await.map_err(|error| classify(error.into(), &names))?;
     Ok(report(name, source, saved, slot.as_ref()))
+}
+
+/// A polled table: who holds the lock that all relays on it hold (see `sources/postgres_poll/shares.rs`).
+async fn polled(config: &Config, name: &str, pipeline: &PipelineConfig) -> Result<PipelineReport, Failure> {
+    let table = pipeline.source.table();
+    let mut report = PipelineReport { name: name.into(), ..PipelineReport::default() };
+    if config.state_dir.is_dir() {
+        let saved = FileCheckpoints::new(&config.state_dir, name)?.load().await?;
+        report.lsn.saved = saved.map(|position| position.as_str().to_owned());
+    }
+    let client = connect::sql(pipeline.source.connection()).await?;
+    const RELAYS: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 \
+         AND objid = 4294967295 AND classid = to_regclass($1)::oid \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let (schema, table) = split_table(table);
+    let quoted = format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), table.replace('"', "\"\""));
+    let names = Names { table: quoted.clone(), ..Names::default() };
+    let rows = client.query(RELAYS, &[&quoted]).await.map_err(|error| classify(error.into(), &names))?;
+    let pids: Vec<String> = rows.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
+    report.ready = !pids.is_empty();
+    report.state = match pids.is_empty() {
+        true => StateReport {
+            state: NOT_RUNNING.into(),
+            reason: Some(format!("nobody polls {quoted}; its rows wait")),
+            hint: Some("tailwater run".into()),
+            ..StateReport::default()
+        },
+        false => StateReport {
+            state: ELSEWHERE.into(),
+            holder: Some(format!("backend pid {}", pids.join(", "))),
+            hint: Some("ask that process: its HTTP port is not the one of this configuration".into()),
+            ..StateReport::default()
+        },
+    };
+    Ok(report)
 }
 
 async fn find_slot(client: &Client, source: &PostgresConfig) -> Result<Option<Row>, tokio_postgres::Error> {

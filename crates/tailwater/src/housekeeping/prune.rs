@@ -3,7 +3,7 @@
 
 use super::horizon::{self, AGE_MAX, Horizon, Reached};
 use super::table::{self, AgeColumn, OutboxTable};
-use crate::config::{Config, PipelineConfig, PruneConfig, SourceConfig};
+use crate::config::{Config, PipelineConfig, PruneConfig};
 use crate::setup::sql::{TableName, ident};
 use crate::sources::postgres::failure;
 use std::time::Duration;
@@ -101,11 +101,8 @@ fn sql_hint(error: &tokio_postgres::Error, table: &TableName) -> String {
 impl Rules {
     /// The rules for one pipeline: its slot, and those of all pipelines that read the same table by the same address.
     pub fn of(config: &Config, pipeline: &PipelineConfig, table: TableName) -> Rules {
-        let SourceConfig::Postgres(own) = &pipeline.source;
-        let readers = config.pipelines.values().map(|other| {
-            let SourceConfig::Postgres(source) = &other.source;
-            source
-        });
+        let own = pipeline.source.log().expect("the caller has asked for the table, which refuses others");
+        let readers = config.pipelines.values().filter_map(|other| other.source.log());
         let mut slots: Vec<String> = readers
             .filter(|other| {
                 let same_table = other.table.is_empty() || TableName::parse(&other.table) == table;
@@ -271,7 +268,9 @@ impl Parameters {
 
 /// The table that is read: the configured one, else the only one of the publication.
 pub async fn table_of(client: &Client, pipeline: &PipelineConfig) -> Result<TableName, String> {
-    let SourceConfig::Postgres(source) = &pipeline.source;
+    let Some(source) = pipeline.source.log() else {
+        return Err("this pipeline polls its table: rows are deleted or marked when they are published".into());
+    };
     if !source.table.is_empty() {
         return Ok(TableName::parse(&source.table));
     }

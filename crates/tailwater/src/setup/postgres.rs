@@ -3,7 +3,7 @@
 use super::facts;
 use super::plan::{self, Plan, Step, Wanted, WantedRole};
 use super::sql::TableName;
-use crate::config::{PipelineConfig, SourceConfig};
+use crate::config::PipelineConfig;
 use crate::housekeeping::prune;
 use crate::sources::postgres::target::Target;
 use tokio_postgres::Client;
@@ -22,7 +22,7 @@ pub struct Refused {
 
 /// What a pipeline wants of its database. Without a configured table: the publication's only one, else `public.outbox`.
 pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted, String> {
-    let SourceConfig::Postgres(source) = &pipeline.source;
+    let source = pipeline.source.log().ok_or("this pipeline polls its table")?;
     let target = Target::resolve(&source.connection).map_err(|error| error.to_string())?;
     let table = match prune::table_of(client, pipeline).await {
         Ok(table) => table,

@@ -56,6 +56,8 @@ impl PostgresSource {
 #[async_trait]
 impl OpenSource for PostgresSource {
     async fn open(&self, from: Option<Position>) -> Result<(Box<dyn Source>, Arc<dyn Confirm>), Failure> {
+        // Switched from polling to the log: rows that are still in the table are the snapshot's, or the slot has them.
+        let from = from.filter(|position| !position.as_str().starts_with("poll "));
         let (begin, confirm, opening) = open::open(&self.config, from, self.status.clone()).await?;
         let phase = match begin {
             Begin::Stream(stream) => Phase::Stream(stream),

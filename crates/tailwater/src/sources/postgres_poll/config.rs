@@ -61,7 +61,11 @@ impl PollConfig {
         };
         require(!self.table.is_empty(), "table", "name the outbox table, as schema.table or table");
         let marked = (self.done == Done::Mark) == self.mark_column.is_some();
-        require(marked, "mark_column", "done = \"mark\" needs a mark_column of type timestamptz, and only then it has a meaning");
+        require(
+            marked,
+            "mark_column",
+            "done = \"mark\" needs a mark_column of type timestamptz, and only then it has a meaning",
+        );
         let interval = (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.interval);
         require(interval, "interval", "from 10ms to 60s");
         let lease = (Duration::from_secs(5)..=Duration::from_secs(600)).contains(&self.lease);
@@ -72,7 +76,8 @@ impl PollConfig {
 
 /// The channel on which the trigger that `init` offers tells of new rows.
 pub fn channel(table: &str) -> String {
-    let name: String = table.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+    let name: String =
+        table.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     // a channel's name has 63 bytes at most
     format!("tailwater_{}", &name[..name.len().min(50)])
 }

@@ -69,7 +69,8 @@ impl PollSource {
         let table = table::inspect(&session.client, &self.config, &self.key_column).await?;
         same_cluster(from, &table)?;
         session.client.batch_execute(&format!("LISTEN {}", config::channel(&self.config.table))).await?;
-        let names = Names { user: target.user, dbname: target.dbname, table: self.config.table.clone(), ..Names::default() };
+        let names =
+            Names { user: target.user, dbname: target.dbname, table: self.config.table.clone(), ..Names::default() };
         let core = Core {
             session,
             table,
@@ -97,7 +98,9 @@ fn same_cluster(from: Option<&Position>, table: &Table) -> Result<(), Error> {
     let before = match reader::parse_position(from.as_str()) {
         Some((system, _)) => system,
         // the log's: switching to polling is a change of configuration
-        None => from.as_str().strip_prefix("pg sys=").and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0),
+        None => {
+            from.as_str().strip_prefix("pg sys=").and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0)
+        }
     };
     if before == table.system_id {
         return Ok(());

@@ -196,8 +196,12 @@ fn row(core: &Core, tuple: Tuple) -> Result<Fetched, Error> {
     values.drain(..3);
     let bytes = size_of::<Change>()
         + size_of::<Commit>()
-        + values.iter().map(|value| size_of::<Value>() + if let Value::Text(text) = value { text.len() } else { 0 }).sum::<usize>();
-    let commit = Commit { system_id: core.table.system_id, lsn: u64::from(core.table.oid), time_us, ..Commit::default() };
+        + values
+            .iter()
+            .map(|value| size_of::<Value>() + if let Value::Text(text) = value { text.len() } else { 0 })
+            .sum::<usize>();
+    let commit =
+        Commit { system_id: core.table.system_id, lsn: u64::from(core.table.oid), time_us, ..Commit::default() };
     let row = Row {
         operation: Operation::Insert,
         relation: core.table.relation.clone(),

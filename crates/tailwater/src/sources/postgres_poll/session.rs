@@ -26,8 +26,11 @@ pub(super) async fn open(target: &Target) -> Result<Session, Error> {
         config.user(&target.user).dbname(&target.dbname).ssl_mode(tokio_postgres::config::SslMode::Disable);
         // application_name and client_encoding are tokio-postgres's own to send
         let own = ["application_name", "client_encoding"];
-        let pinned: Vec<String> =
-            PINNED.iter().filter(|(name, _)| !own.contains(name)).map(|(name, value)| format!("-c {name}={value}")).collect();
+        let pinned: Vec<String> = PINNED
+            .iter()
+            .filter(|(name, _)| !own.contains(name))
+            .map(|(name, value)| format!("-c {name}={value}"))
+            .collect();
         config.application_name("tailwater").options(pinned.join(" "));
         if let Some(password) = &target.password {
             config.password(password.expose());

@@ -114,7 +114,11 @@ async fn locks(core: &Core) -> Result<Locks, Error> {
 async fn end_the_dead(core: &Core, locks: &Locks) -> Result<(), Error> {
     let lease = core.lease.as_secs_f64();
     for (pid, seconds) in locks.silent.iter().filter(|(pid, seconds)| **pid != core.session.pid && **seconds > lease) {
-        tracing::warn!(pid, seconds, "a relay has not touched its session for longer than the lease: its session is ended");
+        tracing::warn!(
+            pid,
+            seconds,
+            "a relay has not touched its session for longer than the lease: its session is ended"
+        );
         // same role: allowed; another one: its operator's business
         let ended = core.session.client.query_one("SELECT pg_terminate_backend($1)", &[pid]).await;
         if let Err(error) = ended {

@@ -143,7 +143,9 @@ async fn order_column(
     table: &str,
     configured: Option<&str>,
 ) -> Result<String, Error> {
-    let hint = format!("ALTER TABLE {table} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE; (tailwater init does it)");
+    let hint = format!(
+        "ALTER TABLE {table} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE; (tailwater init does it)"
+    );
     if let Some(name) = configured {
         return match relation.columns.iter().find(|column| *column.name == *name) {
             Some(column) if INT.contains(&column.type_oid) => Ok(name.to_owned()),
@@ -210,7 +212,10 @@ async fn indexed(client: &Client, oid: u32, table: &str, order: &str, drawn: boo
     }
     let kind = if partitioned { "INDEX" } else { "UNIQUE INDEX" };
     let hint = format!("CREATE {kind} ON {table} ({}); (tailwater init does it)", quote(order));
-    Err(missing(format!("{table} has no {} on {order}, by which rows are found and deleted", kind.to_lowercase()), hint))
+    Err(missing(
+        format!("{table} has no {} on {order}, by which rows are found and deleted", kind.to_lowercase()),
+        hint,
+    ))
 }
 
 fn mark_column(relation: &Relation, config: &PollConfig) -> Result<Option<String>, Error> {
