@@ -7,7 +7,7 @@
 //! Without the feature `client` there is only [`KafkaConfig`], so that a configuration can be read and refused by name.
 
 #[cfg(feature = "client")]
-mod client;
+pub mod client;
 pub mod config;
 #[cfg(feature = "client")]
 mod context;

@@ -149,7 +149,7 @@ async fn a_poison_message_is_mended_and_replayed() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), body);
     let dir = testbed::WorkDir::new();
     let mended = dir.path().join("mended.json");
-    std::fs::write(&mended, shown.replace("999", "1")).unwrap();
+    std::fs::write(&mended, shown.replace("\"user_id\":999", "\"user_id\":1")).unwrap();
     dlq(&["replay", "--id", "#1", "--body", mended.to_str().unwrap()]);
     until_count(&pool, "report WHERE status = 'done'", 1).await;
     assert_eq!(status(&pool, poison).await, "done");

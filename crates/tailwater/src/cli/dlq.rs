@@ -322,7 +322,7 @@ async fn purge(
     };
     let outcome = letters.each(&mut decide, &Redirect::default(), None).await?;
     print::purged(&letters.name(), &outcome, &chosen, dry_run, global.json);
-    Ok(if stop.load(Relaxed) { FAILED } else { DONE })
+    Ok(if outcome.kept.is_empty() && !stop.load(Relaxed) { DONE } else { FAILED })
 }
 
 fn read_body(path: &Path) -> Result<Bytes, String> {

@@ -6,6 +6,10 @@
 
 mod amqp;
 pub mod filter;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "kafka")]
+mod marks;
 pub mod rabbitmq;
 
 use async_trait::async_trait;

@@ -11,6 +11,7 @@ use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use clap::Args;
 use std::path::PathBuf;
 use tailwater_core::Failure;
+use tailwater_kafka::KafkaConfig;
 
 /// `--from URL` (a global option) names the broker; else the configuration does.
 #[derive(Clone, Debug, Default, Args)]
@@ -33,6 +34,7 @@ pub struct PlaceArgs {
 #[derive(Debug)]
 pub enum Opening {
     Rabbitmq { config: Box<RabbitmqConfig>, queue: String },
+    Kafka { config: Box<KafkaConfig>, topic: String },
 }
 
 pub enum Refusal {
@@ -44,6 +46,12 @@ impl Opening {
     pub async fn open(&self) -> Result<Box<dyn DeadLetters>, Failure> {
         match self {
             Opening::Rabbitmq { config, queue } => Ok(Box::new(Queue::open(config, queue).await?)),
+            #[cfg(feature = "kafka")]
+            Opening::Kafka { config, topic } => Ok(Box::new(crate::dlq::kafka::Topic::open(config, topic).await?)),
+            #[cfg(not(feature = "kafka"))]
+            Opening::Kafka { .. } => {
+                Err(Failure::fatal("build it with the feature `kafka`", "this program knows no Kafka"))
+            }
         }
     }
 }
@@ -62,12 +70,21 @@ impl PlaceArgs {
             let names: Vec<&str> = pipelines.iter().map(|(name, _)| name.as_str()).collect();
             return Err(usage(format!("several pipelines: say which with --pipeline ({})", names.join(", "))));
         };
-        self.of(name, pipeline).map_err(usage)
+        self.of(name, pipeline, loaded.config.kafka.as_ref()).map_err(usage)
     }
 
     fn at(&self, url: &str) -> Result<Opening, String> {
+        if let Some(servers) = url.strip_prefix("kafka://") {
+            let topic = self.topic.clone().ok_or("say which topic: --topic NAME")?;
+            let bootstrap_servers = servers.trim_end_matches('/').split(',').map(str::to_owned).collect();
+            let config = KafkaConfig { bootstrap_servers, ..KafkaConfig::default() };
+            if let Some((field, why)) = config.problems().first() {
+                return Err(format!("--from: {field}: {why}"));
+            }
+            return Ok(Opening::Kafka { config: Box::new(config), topic });
+        }
         if !(url.starts_with("amqp://") || url.starts_with("amqps://")) {
-            return Err("--from: it must begin with amqp:// or amqps://".into());
+            return Err("--from: it must begin with amqp://, amqps:// or kafka://".into());
         }
         let queue = self.queue.clone().ok_or("say which queue: --queue NAME")?;
         let config =
@@ -75,7 +92,7 @@ impl PlaceArgs {
         Ok(Opening::Rabbitmq { config: Box::new(config), queue })
     }
 
-    fn of(&self, name: &str, pipeline: &PipelineConfig) -> Result<Opening, String> {
+    fn of(&self, name: &str, pipeline: &PipelineConfig, process: Option<&KafkaConfig>) -> Result<Opening, String> {
         match &pipeline.sink {
             SinkConfig::Rabbitmq(config) => {
                 let queue = match (&self.queue, &queues(config)[..]) {
@@ -93,7 +110,12 @@ impl PlaceArgs {
                 };
                 Ok(Opening::Rabbitmq { config: Box::new(config.clone()), queue })
             }
-            SinkConfig::Kafka(_) => Err("topics of dead letters cannot be read yet".into()),
+            SinkConfig::Kafka(config) => {
+                let config = config.clone().or_servers_of(process);
+                let topic = self.topic.clone().or_else(|| config.dead_letter_topic.clone());
+                let unnamed = || format!("pipeline {name} names no topic of dead letters: say which with --topic");
+                Ok(Opening::Kafka { topic: topic.ok_or_else(unnamed)?, config: Box::new(config) })
+            }
             SinkConfig::Stdout => Err(format!("pipeline {name} publishes to stdout: there are no dead letters")),
         }
     }

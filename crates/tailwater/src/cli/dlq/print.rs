@@ -168,6 +168,9 @@ pub fn purged(name: &str, outcome: &Outcome, chosen: &[Line], dry_run: bool, as_
     } else {
         println!("{name}: {} of {} letters removed", outcome.removed, outcome.seen);
     }
+    for (id, why) in &outcome.kept {
+        eprintln!("kept {id}: {why}");
+    }
     notes(outcome);
 }
 
