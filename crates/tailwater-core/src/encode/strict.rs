@@ -2,15 +2,17 @@
 //!
 //! Covered are the types that outbox tables use, with Debezium's default modes (`decimal.handling.mode=precise`,
 //! `time.precision.mode=adaptive`, `binary.handling.mode=bytes`, `interval.handling.mode=numeric`). A type that is not
-//! covered is refused, never guessed. Not here: schemas.
+//! covered is refused, never guessed. Not here: schemas (connect), other modes (transform/changes).
 
 mod column;
 mod write;
 
 pub use column::{bare, datum};
+pub(super) use write::write_string;
 pub use write::{simple, string, write_json};
 
 use super::decimal::Decimal;
+use std::sync::Arc;
 
 /// A value of Kafka Connect.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,13 +31,14 @@ pub enum Datum {
     ByteArray(Vec<u8>),
     /// Logical type `Decimal`.
     Decimal(Decimal),
-    Struct(Vec<(Vec<u16>, Datum)>),
+    /// Members in the order of their schema.
+    Struct(Vec<(Arc<[u16]>, Datum)>),
     Array(Vec<Datum>),
 }
 
 impl Datum {
     /// A member's name, as structs keep it.
-    pub fn name(text: &str) -> Vec<u16> {
+    pub fn name(text: &str) -> Arc<[u16]> {
         text.encode_utf16().collect()
     }
 }

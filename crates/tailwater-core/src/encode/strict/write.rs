@@ -54,7 +54,7 @@ fn write_number(out: &mut Vec<u8>, finite: bool, text: &str) {
 }
 
 /// As Jackson writes bytes: surrogates escaped one by one, everything else in the BMP as UTF-8.
-fn write_string(out: &mut Vec<u8>, units: impl Iterator<Item = u16>) {
+pub(in crate::encode) fn write_string(out: &mut Vec<u8>, units: impl Iterator<Item = u16>) {
     out.push(b'"');
     for unit in units {
         match unit {

@@ -173,7 +173,9 @@ fn convert(node: &Node, shape: &Shape) -> Result<Datum, String> {
         (Node::Object(members), Shape::Struct(shapes)) => {
             let of = |name: &Vec<u16>| members.iter().find(|(known, _)| known == name).map(|(_, node)| node);
             let member = |(name, shape): &(Vec<u16>, Shape)| {
-                of(name).map_or(Ok(Datum::Null), |node| convert(node, shape)).map(|datum| (name.clone(), datum))
+                of(name)
+                    .map_or(Ok(Datum::Null), |node| convert(node, shape))
+                    .map(|datum| (name.as_slice().into(), datum))
             };
             shapes.iter().map(member).collect::<Result<_, _>>().map(Datum::Struct)
         }

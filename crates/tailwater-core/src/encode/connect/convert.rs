@@ -1,0 +1,181 @@
+//! Connect's converters: a value with its schema → bytes of a key, a value or a header.
+
+use super::super::strict::{Datum, simple, string, write_json, write_string};
+use super::{ConnectRecord, Schema, SchemaKind, Typed};
+use crate::route::Format;
+use crate::{HeaderValue, Headers, Message};
+use bytes::Bytes;
+
+/// One converter with its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Converter {
+    /// `Json` = JsonConverter, `String` = StringConverter, `Binary` = ByteArrayConverter; of headers also `Plain` =
+    /// SimpleHeaderConverter.
+    pub format: Format,
+    /// JsonConverter's `schemas.enable`: `{"schema":…,"payload":…}`.
+    pub schemas: bool,
+    /// JsonConverter's `replace.null.with.default`: null in a field with a default is written as the default.
+    pub replace_null: bool,
+}
+
+impl Converter {
+    /// `schemas` off, `replace_null` on.
+    pub fn new(format: Format) -> Converter {
+        Converter { format, schemas: false, replace_null: true }
+    }
+
+    /// Bytes of a key or a value. `None`: no bytes at all.
+    pub fn bytes(&self, value: &Typed) -> Result<Option<Bytes>, String> {
+        if value.is_none() {
+            return Ok(None);
+        }
+        match self.format {
+            Format::Json | Format::Plain => Ok(Some(self.json(value))),
+            Format::String => {
+                if value.schema.as_deref().is_some_and(prints_a_java_date) {
+                    return Err("the string format cannot write Connect's Date, Time and Timestamp".into());
+                }
+                Ok(string(&value.datum).map(Bytes::from))
+            }
+            Format::Binary => match &value.datum {
+                Datum::Null => Ok(None),
+                Datum::Bytes(bytes) | Datum::ByteArray(bytes) => Ok(Some(Bytes::copy_from_slice(bytes))),
+                _ => Err("the binary format takes bytes only".into()),
+            },
+        }
+    }
+
+    /// A header's value: text, or null.
+    pub fn header(&self, value: &Typed) -> HeaderValue {
+        let text = match self.format {
+            Format::Json => return HeaderValue::Text(self.json(value)),
+            Format::String => string(&value.datum),
+            Format::Plain | Format::Binary => simple(&value.datum),
+        };
+        text.map_or(HeaderValue::Null, |text| HeaderValue::Text(text.into()))
+    }
+
+    fn json(&self, value: &Typed) -> Bytes {
+        let schema = value.schema.as_deref();
+        let mut out = Vec::with_capacity(512);
+        if self.schemas {
+            out.extend_from_slice(b"{\"schema\":");
+            out.extend_from_slice(schema.map_or(b"null", |schema| schema.json()));
+            out.extend_from_slice(b",\"payload\":");
+        }
+        write_value(&mut out, schema, &value.datum, self.replace_null);
+        if self.schemas {
+            out.push(b'}');
+        }
+        out.into()
+    }
+}
+
+/// The three converters that end a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Converters {
+    pub key: Converter,
+    pub value: Converter,
+    pub header: Converter,
+}
+
+impl Converters {
+    pub fn message(&self, record: &ConnectRecord) -> Result<Message, String> {
+        let mut headers = Headers::default();
+        for header in &record.headers {
+            headers.push(header.name.clone(), self.header.header(&header.value));
+        }
+        Ok(Message {
+            id: record.id.clone(),
+            topic: record.topic.clone(),
+            event_type: record.event_type.clone(),
+            key: self.key.bytes(&record.key)?,
+            headers,
+            content_type: match self.value.format {
+                Format::Json | Format::Plain => "application/json",
+                Format::String => "text/plain; charset=utf-8",
+                Format::Binary => "application/octet-stream",
+            },
+            payload: self.value.bytes(&record.value)?,
+            partition: record.partition,
+            timestamp: record.timestamp,
+        })
+    }
+}
+
+/// Appends a value as `JsonConverter` does: null in a field with a default is the default, if so wanted.
+pub(super) fn write_value(out: &mut Vec<u8>, schema: Option<&Schema>, datum: &Datum, replace_null: bool) {
+    let Some(schema) = schema else { return write_json(out, datum) };
+    let datum = match (datum, &schema.default) {
+        (Datum::Null, Some(default)) if replace_null => default,
+        _ => datum,
+    };
+    match (datum, &schema.kind) {
+        (Datum::Struct(members), SchemaKind::Struct(fields)) => {
+            out.push(b'{');
+            for (index, (name, member)) in members.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_string(out, name.iter().copied());
+                out.push(b':');
+                let schema = fields.get(index).map(|field| &*field.schema);
+                write_value(out, schema, member, replace_null);
+            }
+            out.push(b'}');
+        }
+        (Datum::Array(items), SchemaKind::Array(of)) => {
+            out.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_value(out, Some(of), item, replace_null);
+            }
+            out.push(b']');
+        }
+        _ => write_json(out, datum),
+    }
+}
+
+/// Connect's own logical times are `java.util.Date`s, and print themselves in English with a time zone.
+fn prints_a_java_date(schema: &Schema) -> bool {
+    let logical = ["Date", "Time", "Timestamp"];
+    let name = schema.name.as_deref().and_then(|name| name.strip_prefix("org.apache.kafka.connect.data."));
+    name.is_some_and(|name| logical.contains(&name))
+        || match &schema.kind {
+            SchemaKind::Array(items) => prints_a_java_date(items),
+            SchemaKind::Struct(fields) => fields.iter().any(|field| prints_a_java_date(&field.schema)),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Field;
+    use super::*;
+
+    #[test]
+    fn a_null_is_the_default_of_its_field_unless_told_otherwise() {
+        let name = Schema::of(SchemaKind::String).optional().with_default(Some(Datum::Text("x".into()))).shared();
+        let schema = Schema::of(SchemaKind::Struct(vec![Field { name: "name".into(), schema: name }])).shared();
+        let value = Typed::new(&schema, Datum::Struct(vec![(Datum::name("name"), Datum::Null)]));
+        let bytes =
+            |converter: Converter| String::from_utf8_lossy(&converter.bytes(&value).unwrap().unwrap()).into_owned();
+        let json = Converter::new(Format::Json);
+        assert_eq!(bytes(json), r#"{"name":"x"}"#);
+        assert_eq!(bytes(Converter { replace_null: false, ..json }), r#"{"name":null}"#);
+        assert!(bytes(Converter { schemas: true, ..json }).ends_with(r#","payload":{"name":"x"}}"#));
+    }
+
+    #[test]
+    fn null_with_a_schema_has_a_text_and_null_without_has_no_bytes() {
+        let json = Converter::new(Format::Json);
+        let schema = Schema::of(SchemaKind::String).optional().shared();
+        assert_eq!(json.bytes(&Typed::NONE), Ok(None));
+        assert_eq!(json.bytes(&Typed::new(&schema, Datum::Null)), Ok(Some(Bytes::from_static(b"null"))));
+        let header = Converter { schemas: true, ..json }.header(&Typed::text("a"));
+        let expected = Bytes::from_static(br#"{"schema":{"type":"string","optional":false},"payload":"a"}"#);
+        assert_eq!(header, HeaderValue::Text(expected));
+    }
+}
