@@ -347,7 +347,9 @@ fn look(config: &ClientConfig, topic: &str) -> Result<BTreeMap<i32, Partition>, 
     let seen = consumer.fetch_metadata(Some(topic), LIMIT).map_err(KafkaProblem::call("look for the topic"))?;
     let numbers: Vec<i32> = seen.topics().iter().flat_map(|topic| topic.partitions()).map(|p| p.id()).collect();
     let mut wanted = TopicPartitionList::new();
-    numbers.iter().for_each(|number| drop(wanted.add_partition(topic, *number)));
+    for number in &numbers {
+        wanted.add_partition(topic, *number);
+    }
     let settled = consumer.committed_offsets(wanted, LIMIT).map_err(KafkaProblem::call("ask what is settled"))?;
     let mut partitions = BTreeMap::new();
     for number in numbers {
