@@ -6,7 +6,7 @@
 //! - [`inbox::prune`] forgets old markers, never earlier than the longest redelivery that you declare.
 //! - [`wait_until_visible`] and [`wait_for_lsn`] are for a consumer that reads what the event is about.
 //!
-//! Transactions are tokio-postgres's, and with the feature `sqlx` sqlx's. There is no variant that takes a plain connection: a
+//! Transactions are tokio-postgres's (deadpool's as `&mut *tx`), and with the feature `sqlx` sqlx's. There is no variant that takes a plain connection: a
 //! marker or an event outside the business transaction cannot be written by mistake.
 //!
 //! Not here: connections, pools, brokers, retries. A worker receives, calls [`inbox::once`], commits, then acknowledges:

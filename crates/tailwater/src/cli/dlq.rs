@@ -380,4 +380,18 @@ mod tests {
             assert!(pause(wrong).unwrap_err().contains("50/s"), "{wrong}");
         }
     }
+    /// What the documentation tells people to type is understood.
+    #[test]
+    fn every_command_of_the_documentation_is_one() {
+        let page = include_str!("../../../../docs/consumers.md");
+        let commands = page.lines().filter(|line| line.starts_with("tailwater "));
+        let mut seen = 0;
+        for line in commands {
+            let typed = line.split(" > ").next().unwrap().split_whitespace();
+            let parsed = <crate::cli::Cli as clap::Parser>::try_parse_from(typed);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            seen += 1;
+        }
+        assert!(seen >= 9, "{seen}");
+    }
 }
