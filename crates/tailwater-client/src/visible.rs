@@ -7,7 +7,8 @@
 //!
 //! The producer says which transaction it was, in the outbox row:
 //! `ALTER TABLE outbox ADD COLUMN xid text DEFAULT pg_current_xact_id()::text`, which the relay places as a header
-//! (`table.fields.additional.placement = xid:header`). A position in the log cannot be known before the commit.
+//! (`placement = "xid:header"`). A position in the log cannot be known before the commit: that header is the relay's own
+//! (`lsn_header = "lsn"`).
 
 use crate::connection::{Connection, DatabaseError};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ pub async fn wait_until_visible(connection: &mut impl Connection, xid: u64, limi
 }
 
 /// Waits until this connection's server has the log up to `lsn` (as text, `0/16B3748`): replayed it, if it is a replica. At
-/// most `limit`. On the primary every position that exists is reached; for visibility there use [`wait_until_visible`].
+/// most `limit`. Messages carry one as a header where the relay is told `lsn_header`. On the primary every position that exists is reached; for visibility there use [`wait_until_visible`].
 pub async fn wait_for_lsn(connection: &mut impl Connection, lsn: &str, limit: Duration) -> Result<(), Error> {
     let hex = |part: &str| !part.is_empty() && part.len() <= 8 && part.bytes().all(|b| b.is_ascii_hexdigit());
     if !lsn.split_once('/').is_some_and(|(high, low)| hex(high) && hex(low)) {

@@ -144,14 +144,23 @@ async fn the_shop_in_typescript_has_one_effect_for_each_order() {
     both_sides(&dist.join("place-order.js"), &dist.join("consumer.js")).await;
 }
 
-/// For a consumer that reads what an event is about (T46): the transaction's number travels as a header.
+/// For a consumer that reads what an event is about (T46, T47): which transaction it was, and where in the log it is.
 #[tokio::test]
-async fn the_message_says_which_transaction_it_was() {
+async fn the_message_says_which_transaction_it_was_and_where() {
     let shop = Shop::open().await;
+    let now = "SELECT pg_current_wal_insert_lsn()::text, (SELECT xid FROM outbox)";
+    let before: String = shop.db.query_one(now, &[]).await.unwrap().get(0);
     let place_order = shop.program(&example("python/place_order.py"), &["1", "hat"]);
     assert!({ place_order }.status().unwrap().success());
+    let row = shop.db.query_one(now, &[]).await.unwrap();
+    let (after, xid): (String, String) = (row.get(0), row.get(1));
     let message = shop.rabbit.take("stock-service", 1, LIMIT).await.remove(0);
-    let xid: String = shop.db.query_one("SELECT xid FROM outbox", &[]).await.unwrap().get(0);
     assert_eq!((message.header("xid").as_deref(), &*message.routing_key), (Some(&*xid), "order.placed"));
+    let lsn = message.header("lsn").unwrap();
+    let between = "SELECT $1::text::pg_lsn < $2::text::pg_lsn AND $2::text::pg_lsn < $3::text::pg_lsn";
+    assert!(
+        shop.db.query_one(between, &[&before, &lsn, &after]).await.unwrap().get::<_, bool>(0),
+        "{before} {lsn} {after}"
+    );
     shop.close().await;
 }

@@ -41,6 +41,8 @@ pub enum RouteConfigError {
     PlainFormat { part: &'static str },
     #[error("format `binary` is not available for headers: use plain, string or json")]
     BinaryHeaders,
+    #[error("lsn_header is none of Debezium's headers: it cannot be had with compatibility = \"strict\"")]
+    LsnHeader,
     #[error("option {option} must not be empty")]
     Empty { option: &'static str },
 }
@@ -87,6 +89,9 @@ pub struct OutboxOptions {
     /// `field.name.adjustment.mode`: renames the members of an expanded payload; strict compatibility loses their data, as
     /// Debezium does.
     pub field_name_adjustment: FieldNameAdjustment,
+    /// A header of this name, with a position inside the commit's record (`0/16B3749`): a server that has replayed the log so far
+    /// has the transaction (T47). Only with what comes from the log; not in strict compatibility.
+    pub lsn_header: Option<String>,
 }
 
 impl Default for OutboxOptions {
@@ -109,6 +114,7 @@ impl Default for OutboxOptions {
             topic_replacement: "outbox.event.${routedByValue}".into(),
             tombstone_on_empty: false,
             field_name_adjustment: FieldNameAdjustment::default(),
+            lsn_header: None,
         }
     }
 }

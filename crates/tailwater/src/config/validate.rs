@@ -134,6 +134,7 @@ impl Check<'_> {
                 }
             }
             RouteConfigError::BinaryHeaders => "header_format",
+            RouteConfigError::LsnHeader => "outbox.lsn_header",
             RouteConfigError::Empty { option } => &format!("outbox.{option}"),
         };
         self.require(false, &format!("pipelines.{name}.route.{part}"), &error.to_string());

@@ -20,8 +20,11 @@ use super::{FieldNameAdjustment, OnUpdate, OutboxOptions, RouteConfigError};
 use crate::encode::json::{Escapes, is_value, write_string};
 use crate::encode::kind::Kind;
 use crate::encode::{plain, time};
+use crate::pgoutput::Lsn;
 use crate::route::{Compatibility, Format, Route, Routed};
-use crate::{Change, Event, HeaderValue, Headers, Message, MessageId, Operation, Relation, Row, Timestamp, Value};
+use crate::{
+    Change, Commit, Event, HeaderValue, Headers, Message, MessageId, Operation, Relation, Row, Timestamp, Value,
+};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,6 +74,7 @@ pub struct OutboxRouter {
     /// The table of the row before: mostly the next one's too.
     last: Option<Arc<Table>>,
     id_header: Arc<str>,
+    lsn_header: Option<Arc<str>>,
     notices: Vec<String>,
 }
 
@@ -96,10 +100,14 @@ impl OutboxRouter {
             ("route_by", Some(&options.route_by)),
             ("id_column", options.id_column.as_ref()),
             ("timestamp_column", options.timestamp_column.as_ref()),
+            ("lsn_header", options.lsn_header.as_ref()),
         ] {
             if column.is_some_and(String::is_empty) {
                 return Err(RouteConfigError::Empty { option });
             }
+        }
+        if options.lsn_header.is_some() && settings.compatibility == Compatibility::Strict {
+            return Err(RouteConfigError::LsnHeader);
         }
         Ok(OutboxRouter {
             topics: TopicNames::new(&options.topic_regex, &options.topic_replacement)?,
@@ -111,6 +119,7 @@ impl OutboxRouter {
             tables: HashMap::new(),
             last: None,
             id_header: "id".into(),
+            lsn_header: options.lsn_header.as_deref().map(Arc::from),
             notices: Vec::new(),
         })
     }
@@ -211,7 +220,7 @@ impl OutboxRouter {
             topic,
             event_type: event_type.map(|text| self.event_type(text)).transpose()?,
             key: self.key(fields, columns.key)?,
-            headers: self.headers(fields, columns, &id)?,
+            headers: self.headers(&change.commit, fields, columns, &id)?,
             content_type,
             payload,
             partition: columns.partition.map(|slot| partition(fields, slot)).transpose()?.flatten(),
@@ -257,7 +266,13 @@ impl OutboxRouter {
         }
     }
 
-    fn headers(&self, fields: Fields<'_>, columns: &Columns, id: &MessageId) -> Result<Headers, String> {
+    fn headers(
+        &self,
+        commit: &Commit,
+        fields: Fields<'_>,
+        columns: &Columns,
+        id: &MessageId,
+    ) -> Result<Headers, String> {
         let mut headers = Headers(Vec::with_capacity(1 + columns.headers.len()));
         let id_value = match self.header(fields, columns.id)? {
             HeaderValue::Null => HeaderValue::Text(Bytes::copy_from_slice(id.0.as_bytes())),
@@ -266,6 +281,10 @@ impl OutboxRouter {
         headers.push(Arc::clone(&self.id_header), id_value);
         for (name, slot) in &columns.headers {
             headers.push(Arc::clone(name), self.header(fields, *slot)?);
+        }
+        // A transaction of the log has a number. The record begins at `lsn`: one byte further is inside of it.
+        if let (Some(name), Some(_)) = (&self.lsn_header, commit.xid) {
+            headers.push(Arc::clone(name), HeaderValue::Text(Lsn(commit.lsn + 1).to_string().into()));
         }
         Ok(headers)
     }

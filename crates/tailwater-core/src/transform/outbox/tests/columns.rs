@@ -303,3 +303,16 @@ fn the_same_table_in_a_new_stream_is_known() {
     assert_eq!(message(router.apply(&row(&table()))), first);
     assert!(router.notices().is_empty());
 }
+
+/// T47: a header says how far a replica must have replayed the log; what is not from the log has none.
+#[test]
+fn the_position_of_the_commit_is_a_header_where_it_is_asked_for() {
+    let options = OutboxOptions { lsn_header: Some("lsn".into()), ..OutboxOptions::default() };
+    let mut change = user_created(Some("{}"));
+    let lsn = HeaderValue::Text("0/65".into()); // one byte into the record that begins at 100
+    assert_eq!(headers(&message(router(&options).apply(&change)))[1], ("lsn", lsn));
+    change.commit = Arc::new(Commit { xid: None, ..(*change.commit).clone() });
+    assert_eq!(headers(&message(router(&options).apply(&change))).len(), 1);
+    let strict = RouteSettings { compatibility: Compatibility::Strict, ..RouteSettings::default() };
+    assert_eq!(OutboxRouter::new(&options, strict).unwrap_err(), RouteConfigError::LsnHeader);
+}
