@@ -146,7 +146,9 @@ impl ExactlyOnce {
         if claims.wait_for(|claims| *claims > 0).await.is_err() {
             return Err(KafkaProblem::Call { doing: "wait for the source", code: Code::Unknown });
         }
-        if let Some(producer) = self.state().ready.take() {
+        let ready = self.state().ready.take();
+        if let Some(producer) = ready {
+            self.ask(&producer).await?; // it may be a while since it was claimed
             return Ok((producer, self.claim_number()));
         }
         let claim = self.claim_number();
@@ -154,6 +156,16 @@ impl ExactlyOnce {
         let stored = self.read().await?;
         self.reconcile(stored)?;
         Ok((producer, claim))
+    }
+
+    /// K1: the cluster answers now.
+    async fn ask(&self, producer: &Producer) -> Result<(), KafkaProblem> {
+        let (native, config) = (producer.native.clone(), self.shared.config.clone());
+        let ask = move || {
+            let answer = native.client().fetch_metadata(Some(&config.offsets_topic), config.connect_timeout);
+            answer.map(drop).map_err(KafkaProblem::call("ask the cluster"))
+        };
+        blocking("ask the cluster", ask).await
     }
 
     /// After a failure: was the last transaction committed or not? Anything else in the topic is somebody else's.
@@ -270,6 +282,7 @@ impl ExactlyOnce {
 
     /// Writes a position without a publisher: while nothing runs.
     async fn write_alone(self: &Arc<Self>, position: Option<&Position>) -> Result<(), KafkaProblem> {
+        self.read().await?; // makes the topic
         let producer = self.fence().await?;
         producer.native.begin_transaction().map_err(KafkaProblem::call("begin a transaction"))?;
         let record = position.map(|position| self.attempt(Some(position.as_str().to_owned()), &[], vec![], vec![]));

@@ -23,6 +23,8 @@ const SEGMENT_BYTES: &str = "16777216";
 /// Records at the end that are read first: as a rule ours is among them.
 const TAIL: i64 = 2000;
 const POLL: Duration = Duration::from_millis(200);
+/// The coordinator ends a transaction that its producer has left within a minute; ours has that limit too.
+const HIDDEN_LIMIT: Duration = Duration::from_secs(70);
 
 /// A record's value: where a pipeline stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,24 +76,41 @@ impl Positions {
             self.ensure_topic(runtime)?;
             self.seen.store(true, Relaxed);
         }
-        let mut settings = client::connection(&self.config)?;
-        settings
-            .set("group.id", "tailwater-positions") // needed by the library, never joined
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed");
-        let context = Context { events: Arc::new(Events::default()) };
         let doing = "read the position";
-        let consumer: BaseConsumer<Context> =
-            settings.create_with_context(context).map_err(KafkaProblem::call(doing))?;
-        let topic = &self.config.offsets_topic;
-        let (low, high) =
-            consumer.fetch_watermarks(topic, 0, self.config.connect_timeout).map_err(KafkaProblem::call(doing))?;
+        let (topic, limit) = (&self.config.offsets_topic, self.config.connect_timeout);
+        let (_, end) =
+            self.consumer("read_uncommitted")?.fetch_watermarks(topic, 0, limit).map_err(KafkaProblem::call(doing))?;
+        let consumer = self.consumer("read_committed")?;
+        let begin = Instant::now();
+        let (low, high) = loop {
+            // the end of what is committed: a transaction of another pipeline may still hide ours
+            let (low, high) = consumer.fetch_watermarks(topic, 0, limit).map_err(KafkaProblem::call(doing))?;
+            if high >= end {
+                break (low, high);
+            }
+            if begin.elapsed() > HIDDEN_LIMIT {
+                let cause = Some("a transaction of another pipeline does not end".into());
+                return Err(KafkaProblem::Timeout { doing, limit_s: HIDDEN_LIMIT.as_secs_f32(), cause });
+            }
+            std::thread::sleep(POLL / 10);
+        };
         let tail = (high - TAIL).max(low);
         match self.latest(&consumer, tail)? {
             None if tail > low => self.latest(&consumer, low),
             found => Ok(found),
         }
+    }
+
+    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Context>, KafkaProblem> {
+        let mut settings = client::connection(&self.config)?;
+        settings
+            .set("group.id", "tailwater-positions") // needed by the library, never joined
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .set("isolation.level", isolation);
+        let context = Context { events: Arc::new(Events::default()) };
+        settings.create_with_context(context).map_err(KafkaProblem::call("read the position"))
     }
 
     /// The last record of ours between `from` and the end of what is committed.

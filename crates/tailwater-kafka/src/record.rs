@@ -27,7 +27,7 @@ pub const ORIGINAL_TOPIC: &str = "x-tailwater-original-topic";
 /// The record of a dead letter: key, payload and headers as they are, its id where no header says it, its topic as a header.
 pub fn dead_letter<'a>(message: &'a Message, topic: &'a str, opaque: usize) -> BaseRecord<'a, [u8], [u8], usize> {
     let mut record = record(message, None, opaque);
-    let mut headers = record.headers.take().unwrap_or_else(OwnedHeaders::new);
+    let mut headers = record.headers.take().unwrap_or_default();
     if !message.headers.0.iter().any(|header| &*header.name == "id") {
         headers = headers.insert(KafkaHeader { key: "id", value: Some(message.id.0.as_bytes()) });
     }

@@ -20,6 +20,11 @@ macro_rules! conformance {
         mod rabbitmq { use super::*; $(#[tokio::test] async fn $case() { super::$case(&Rabbit::start().await).await })* }
         #[cfg(feature = "kafka")]
         mod kafka { use super::*; $(#[tokio::test] async fn $case() { super::$case(&Kafka::start().await).await })* }
+        #[cfg(feature = "kafka")]
+        mod kafka_exactly_once {
+            use super::*;
+            $(#[tokio::test] async fn $case() { super::$case(&Kafka::exactly_once().await).await })*
+        }
         mod stdout { use super::*; $(#[tokio::test] async fn $case() { super::$case(&Stdout::start()).await })* }
     };
 }

@@ -272,8 +272,10 @@ fn libs() -> PathBuf {
 
 async fn format_storage(dir: &Path, options: &KafkaOptions<'_>) -> Result<(), String> {
     let mut command = java(dir);
-    // Any 16 bytes in URL-safe base64 identify a cluster.
-    let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, rand::random::<[u8; 16]>());
+    // Any 16 bytes in URL-safe base64 identify a cluster; a first byte of 0 keeps the text from looking like an option.
+    let mut bytes = rand::random::<[u8; 16]>();
+    bytes[0] = 0;
+    let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
     command.args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]).arg(dir.join("server.properties"));
     for line in &options.scram {
         command.args(["--add-scram", line]);
@@ -321,6 +323,8 @@ fn write_settings(dir: &Path, port: u16, controller: u16, listeners: Listeners<'
         "share.coordinator.state.topic.replication.factor=1".into(),
         "share.coordinator.state.topic.min.isr=1".into(),
         "group.initial.rebalance.delay.ms=0".into(),
+        // events in tests may be of any age
+        "log.retention.ms=-1".into(),
     ];
     for listener in &options.listeners {
         let prefix = format!("listener.name.{}", name(listener.protocol).to_lowercase());

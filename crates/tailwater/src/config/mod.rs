@@ -110,7 +110,6 @@ impl SourceConfig {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-#[expect(clippy::large_enum_variant, reason = "one per pipeline, never in a collection")]
 pub enum SinkConfig {
     Rabbitmq(RabbitmqConfig),
     Kafka(KafkaConfig),

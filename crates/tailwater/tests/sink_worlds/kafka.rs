@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 /// The broker of this process, with enough proxied listeners for one test each.
 async fn broker() -> &'static testbed::Kafka {
     static BROKER: OnceCell<testbed::Kafka> = OnceCell::const_new();
-    BROKER.get_or_init(|| testbed::Kafka::start_with(KafkaOptions { proxies: 12, ..KafkaOptions::default() })).await
+    BROKER.get_or_init(|| testbed::Kafka::start_with(KafkaOptions { proxies: 24, ..KafkaOptions::default() })).await
 }
 
 pub struct Kafka {
@@ -24,27 +24,45 @@ pub struct Kafka {
     topic: String,
     absent: String,
     status: Arc<Status>,
+    /// Claimed, for exactly once.
+    claimed: Option<Arc<KafkaSink>>,
 }
 
 impl Kafka {
+    /// Publishes in transactions.
+    pub async fn exactly_once() -> Self {
+        let world = Kafka::start().await;
+        let positions = format!("positions-{}", world.topic);
+        let config = KafkaConfig { exactly_once: true, offsets_topic: positions, ..world.config() };
+        let sink = KafkaSink::new(config, &world.topic, Arc::new(StatusObserver(world.status.clone()))).unwrap();
+        sink.checkpoints().unwrap().claim().await.unwrap();
+        Kafka { claimed: Some(Arc::new(sink)), ..world }
+    }
+
+    fn config(&self) -> KafkaConfig {
+        KafkaConfig {
+            bootstrap_servers: vec![self.proxy.addr().to_string()],
+            connect_timeout: Duration::from_secs(3),
+            ..KafkaConfig::default()
+        }
+    }
+
     pub async fn start() -> Self {
         let broker = broker().await;
         let topic = unique("events");
         broker.create_topic(&topic, 1, &[("max.message.bytes", "20000000")]).await;
         let (proxy, absent) = (broker.take_proxy(), unique("absent"));
-        Kafka { proxy, broker, topic, absent, status: Arc::new(Status::new("test")) }
+        Kafka { proxy, broker, topic, absent, status: Arc::new(Status::new("test")), claimed: None }
     }
 }
 
 #[async_trait]
 impl World for Kafka {
     fn sink(&self) -> Arc<dyn Sink> {
-        let config = KafkaConfig {
-            bootstrap_servers: vec![self.proxy.addr().to_string()],
-            connect_timeout: Duration::from_secs(3),
-            ..KafkaConfig::default()
-        };
-        Arc::new(KafkaSink::new(config, "test", Arc::new(StatusObserver(self.status.clone()))).unwrap())
+        if let Some(sink) = &self.claimed {
+            return sink.clone();
+        }
+        Arc::new(KafkaSink::new(self.config(), "test", Arc::new(StatusObserver(self.status.clone()))).unwrap())
     }
 
     fn topic(&self) -> &str {
