@@ -20,7 +20,7 @@ pub async fn run(places: Places, apply: bool) -> Outcome<()> {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", &places.bootstrap)
         .set("broker.address.family", "v4")
-        .set("group.id", if apply { "service" } else { "consumer" })
+        .set("group.id", format!("{}-{}", places.pattern.name(), if apply { "service" } else { "consumer" }))
         // static membership: after a kill the next one takes over at once, as the same member
         .set("group.instance.id", "only")
         .set("auto.offset.reset", "earliest")

@@ -196,7 +196,7 @@ impl World {
         let url = format!("postgres://postgres@{}/{name}", self.database_proxy.addr());
         let source = match pattern {
             Pattern::LogTailing => format!("type = \"postgres\"\nslot = \"{name}\"\npublication = \"outbox\"\n"),
-            _ => "type = \"postgres-poll\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n"
+            _ => "type = \"postgres-poll\"\ninterval = \"100ms\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n"
                 .into(),
         };
         let bootstrap = self.broker_proxy.addr();
