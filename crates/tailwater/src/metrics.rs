@@ -3,7 +3,7 @@
 //! Written by the loop, the source and the sink; read by the HTTP port. Nothing here decides anything.
 
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -140,6 +140,7 @@ pub struct Status {
     pub name: String,
     state: watch::Sender<State>,
     /// What each lane in trouble waits for, by its number.
+    topics: Mutex<BTreeSet<Arc<str>>>,
     troubles: Mutex<BTreeMap<u32, State>>,
     paused: AtomicBool,
     /// When a failed pipeline is tried again by itself.
@@ -183,6 +184,7 @@ impl Status {
         Status {
             name: name.into(),
             state: watch::Sender::new(State::Starting),
+            topics: Mutex::default(),
             troubles: Mutex::new(BTreeMap::new()),
             paused: AtomicBool::new(false),
             retry_at: Mutex::new(None),
@@ -299,6 +301,23 @@ impl Status {
     fn worst_trouble(&self) -> Option<State> {
         let troubles = self.troubles.lock().expect("no panic while the lock is held");
         troubles.values().max_by_key(|state| matches!(state, State::Held { .. })).cloned()
+    }
+
+    /// A message goes to this topic.
+    pub fn note_topic(&self, topic: &Arc<str>) {
+        let mut topics = self.topics.lock().expect("no panic while the lock is held");
+        if !topics.contains(topic) {
+            topics.insert(topic.clone());
+        }
+    }
+
+    /// Topics that messages went to since the start, or since they were forgotten.
+    pub fn topics(&self) -> Vec<String> {
+        self.topics.lock().expect("no panic while the lock is held").iter().map(|topic| topic.to_string()).collect()
+    }
+
+    pub fn forget_topics(&self) {
+        self.topics.lock().expect("no panic while the lock is held").clear();
     }
 
     pub fn saved(&self) -> Option<Position> {

@@ -297,10 +297,17 @@ impl Pipeline {
         self.status.received.fetch_add(batch.changes.len() as u64, Relaxed);
         let mut plan = Plan::new(self.work.len());
         let mut filtered = 0;
+        let mut topic: Option<Arc<str>> = None;
         for change in &batch.changes {
             match self.route.apply(change) {
-                Routed::Message(message) => plan.message(message, change),
-                Routed::Messages(messages) => messages.into_iter().for_each(|message| plan.message(message, change)),
+                Routed::Message(message) => {
+                    self.note_topic(&mut topic, &message);
+                    plan.message(message, change);
+                }
+                Routed::Messages(messages) => messages.into_iter().for_each(|message| {
+                    self.note_topic(&mut topic, &message);
+                    plan.message(message, change);
+                }),
                 Routed::Filtered(_) => filtered += 1,
                 Routed::Rejected { reason, raw } => {
                     self.status.rejected.fetch_add(1, Relaxed);
@@ -321,6 +328,14 @@ impl Pipeline {
             self.status.oldest_open_us.store(oldest, Relaxed);
         }
         self.note_ledger();
+    }
+
+    /// The same topic again costs a comparison.
+    fn note_topic(&self, last: &mut Option<Arc<str>>, message: &Message) {
+        if last.as_ref().is_none_or(|last| *last != message.topic) {
+            self.status.note_topic(&message.topic);
+            *last = Some(message.topic.clone());
+        }
     }
 
     fn settle(&mut self, reports: &mut Vec<Report>) {

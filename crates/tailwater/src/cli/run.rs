@@ -4,10 +4,14 @@
 
 use super::notify::{self, notify};
 use super::{DONE, FAILED, GlobalArgs, WRONG_USAGE};
+use crate::config::connector;
 use crate::config::origin::Loaded;
 use crate::control::Control;
+use crate::control::connect::Connect;
+use crate::supervisor::store::Store;
 use crate::supervisor::{Defined, Supervisor, Target};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tailwater_core::Failure;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -51,13 +55,26 @@ async fn serve(loaded: &Loaded) -> u8 {
             return WRONG_USAGE;
         }
     }
+    let store = Store::new(&loaded.config.state_dir);
+    let restored = supervisor.restore(&store, |stored| connector::restore(&stored.config, &loaded.config)).await;
+    if let Err(failure) = restored {
+        eprintln!("tailwater: {failure}");
+        return FAILED;
+    }
     let mut beside = JoinSet::new();
     match Control::bind(&loaded.config.http, supervisor.board()).await {
         Ok(Some(control)) => {
             if loaded.config.pipelines.is_empty() {
                 tracing::info!(address = %control.address, "no pipeline is configured: post connectors to this address");
             }
-            beside.spawn(control.serve(CancellationToken::new()));
+            let config = Arc::new(loaded.config.clone());
+            match Connect::new(supervisor.clone(), store, config, control.address).await {
+                Ok(connect) => beside.spawn(control.with_connect(connect).serve(CancellationToken::new())),
+                Err(failure) => {
+                    eprintln!("tailwater: {failure}");
+                    return FAILED;
+                }
+            };
         }
         Ok(None) => {}
         Err(error) => {

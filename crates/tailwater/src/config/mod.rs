@@ -3,6 +3,7 @@
 //! Every front end (TOML, `application.properties`, environment, `--from/--to`) ends in [`Config`]. Connector settings are
 //! defined next to their connector and only referred to here.
 
+pub mod connector;
 pub mod debezium;
 pub mod environment;
 mod expand;

@@ -8,6 +8,7 @@
 //! | `/metrics` | OpenMetrics text ([`exposition`]) |
 //! | `/api/v1/status` | JSON ([`report`]) |
 
+pub mod connect;
 pub mod exposition;
 pub mod ready;
 pub mod report;
@@ -23,7 +24,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,7 @@ struct Shared {
     pipelines: Board,
     token: Option<Secret>,
     window: Duration,
+    connect: OnceLock<connect::Connect>,
 }
 
 impl Control {
@@ -77,8 +79,14 @@ impl Control {
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let token = http.token.clone().filter(|token| !token.expose().is_empty());
-        let shared = Shared { pipelines, token, window: http.ready_window };
+        let shared = Shared { pipelines, token, window: http.ready_window, connect: OnceLock::new() };
         Ok(Some(Control { address, listener, shared: Arc::new(shared) }))
+    }
+
+    /// Serves `/connectors` too, as Kafka Connect does.
+    pub fn with_connect(self, connect: connect::Connect) -> Control {
+        drop(self.shared.connect.set(connect));
+        self
     }
 
     /// Answers until `stop`. Open requests are not waited for: nothing hangs on them.
@@ -99,6 +107,8 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .fallback(connect::serve)
+        .layer(middleware::from_fn(own_name))
         .layer(middleware::from_fn_with_state(shared.clone(), authorize))
         // health is for probes, which hold no secrets, and it tells little
         .route("/health/live", get(live))
@@ -135,6 +145,22 @@ async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Ne
         return (StatusCode::UNAUTHORIZED, ask, "send `Authorization: Bearer` and the http.token\n").into_response();
     }
     next.run(request).await
+}
+
+/// Without a token the port is open to every program of this machine, a browser too: a page from elsewhere must not reach it
+/// under a name that somebody made point here (DNS rebinding). So the host is asked to be a loopback name or an address.
+async fn own_name(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    let open = request.headers().contains_key(header::AUTHORIZATION);
+    if address || open || name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost") {
+        return next.run(request).await;
+    }
+    let text = format!("this port answers to localhost and to addresses, not to the name {name}\n");
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
 fn carries(headers: &HeaderMap, token: &Secret) -> bool {

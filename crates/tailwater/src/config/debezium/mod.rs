@@ -3,12 +3,15 @@
 //! A key has its meaning, has none here (one notice), or is refused with the reason: `keys` is the table. Where the
 //! original would lose events or fail, what the author meant is done, and said as a decision.
 
+mod connect;
 pub mod docs;
 mod formats;
 pub mod keys;
 mod rabbitmq;
 mod source;
 mod transforms;
+
+pub use connect::read_connector;
 
 use super::expand::expand;
 use super::flags::PIPELINE;
