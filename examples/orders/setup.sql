@@ -8,3 +8,14 @@ CREATE PUBLICATION orders_pub FOR TABLE "Transactional_Log_Tailing" WITH (publis
 -- Orders_1 and Orders_2: the pollers.
 CREATE ROLE poller LOGIN PASSWORD 'poller';
 GRANT SELECT, UPDATE ON "Transactional_Outbox", "Listen_To_Yourself" TO poller;
+
+-- Wake the pollers at each commit instead of at their next look (tailwater init prints the same).
+CREATE FUNCTION tailwater_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(TG_ARGV[0], '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER tailwater_notify AFTER INSERT ON "Transactional_Outbox"
+    FOR EACH STATEMENT EXECUTE FUNCTION tailwater_notify('tailwater_transactional_outbox');
+CREATE TRIGGER tailwater_notify AFTER INSERT ON "Listen_To_Yourself"
+    FOR EACH STATEMENT EXECUTE FUNCTION tailwater_notify('tailwater_listen_to_yourself');
