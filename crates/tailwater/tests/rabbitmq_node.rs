@@ -253,4 +253,16 @@ async fn amqps_believes_the_named_authority_only() {
         Err(Failure::Fatal { hint, .. }) => assert!(hint.contains("ca_file"), "{hint}"),
         other => panic!("a stranger was believed: {other:?}"),
     }
+    // And so does the tool for dead letters, which has a client of its own.
+    let dlq = |host: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tailwater"));
+        command.args(["dlq", "list", "--queue", "no_such_queue"]).args(more);
+        command.env("TAILWATER_FROM", url(host)[0].expose());
+        String::from_utf8_lossy(&command.output().unwrap().stderr).into_owned()
+    };
+    let ca_file = ["--ca-file", authority.ca_path().to_str().unwrap()];
+    let said = dlq("localhost", &ca_file);
+    assert!(said.contains("there is no queue no_such_queue"), "{said}");
+    let said = dlq("localhost", &[]);
+    assert!(said.contains("certificate") && said.contains("ca_file"), "{said}");
 }

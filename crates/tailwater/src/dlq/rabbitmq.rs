@@ -12,10 +12,9 @@
 
 use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect, amqp};
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
-use crate::sinks::rabbitmq::connect::{Endpoint, endpoints};
+use crate::sinks::rabbitmq::connect::{Endpoint, connect, endpoints};
 use crate::sinks::rabbitmq::failure::{AmqpError, classify};
 use async_trait::async_trait;
-use base64::Engine;
 use bytes::Bytes;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -51,23 +50,23 @@ pub struct Queue {
 impl Queue {
     /// Connects to the first endpoint that answers; the queue must exist.
     pub async fn open(config: &RabbitmqConfig, name: &str) -> Result<Queue, Failure> {
-        let mut last = Failure::fatal("name a broker", "no broker is named");
-        for endpoint in endpoints(config).map_err(|error| classify(error, &Default::default()))? {
-            let opened =
-                tokio::time::timeout(CONNECT_LIMIT, Queue::at(&endpoint, config.ca_file.as_deref(), name)).await;
-            let doing = || format!("open the queue at {endpoint}");
-            let late = || AmqpError::Timeout { doing: doing(), limit_s: CONNECT_LIMIT.as_secs_f32() };
-            match opened.unwrap_or_else(|_| Err(classify(late(), &endpoint.identity()))) {
-                Ok(queue) => return Ok(queue),
-                Err(failure) if failure.is_fatal() => return Err(failure),
-                Err(failure) => last = failure,
-            }
-        }
-        Err(last)
+        // The relay's own client goes first: it can tell a wrong certificate, password or virtual host from a lost connection.
+        let mut first =
+            connect(config, "tailwater dlq").await.map_err(|(error, identity)| classify(error, &identity))?;
+        first.say_goodbye().await;
+        let known = endpoints(config).map_err(|error| classify(error, &first.identity))?;
+        let endpoint = known.into_iter().find(|endpoint| endpoint.to_string() == first.endpoint);
+        let endpoint = endpoint.expect("it is one of those that were tried");
+        let opened = tokio::time::timeout(CONNECT_LIMIT, Queue::at(&endpoint, config.ca_file.as_deref(), name)).await;
+        opened.unwrap_or_else(|_| {
+            let doing = format!("open the queue at {endpoint}");
+            let late = AmqpError::Timeout { doing, limit_s: CONNECT_LIMIT.as_secs_f32() };
+            Err(classify(late, &endpoint.identity()))
+        })
     }
 
     async fn at(endpoint: &Endpoint, ca_file: Option<&Path>, name: &str) -> Result<Queue, Failure> {
-        let tls = if endpoint.tls { trusted(ca_file)? } else { OwnedTLSConfig::default() };
+        let tls = trusted(ca_file)?;
         let properties = ConnectionProperties::default().with_connection_name("tailwater dlq".into());
         let runtime = lapin::runtime::default_runtime().map_err(|error| failed("start the client", error))?;
         let connection = Connection::connect_uri_with_config(uri(endpoint), properties, tls, runtime).await;
@@ -281,20 +280,13 @@ fn uri(endpoint: &Endpoint) -> AMQPUri {
     }
 }
 
-/// The given authority, else those of the operating system.
+/// The given authority beside those of the operating system.
 fn trusted(ca_file: Option<&Path>) -> Result<OwnedTLSConfig, Failure> {
-    let pem = match ca_file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::fatal("correct `ca_file`", format!("read {}: {error}", path.display())))?,
-        None => {
-            let encode = |der: &[u8]| base64::engine::general_purpose::STANDARD.encode(der);
-            let all = rustls_native_certs::load_native_certs().certs;
-            let block =
-                |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", encode(der));
-            all.iter().map(|der| block(der)).collect()
-        }
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path);
+        text.map_err(|error| Failure::fatal("correct `ca_file`", format!("read {}: {error}", path.display())))
     };
-    Ok(OwnedTLSConfig { identity: None, cert_chain: Some(pem) })
+    Ok(OwnedTLSConfig { identity: None, cert_chain: ca_file.map(read).transpose()? })
 }
 
 /// Why there was no good answer.
