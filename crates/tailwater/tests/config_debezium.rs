@@ -273,13 +273,61 @@ fn transforms_other_than_the_router_are_refused_by_name() {
     assert!(noticed(&loaded, "debezium.transforms.old.route.by.field"));
 }
 
+/// The recipe with Kafka instead of RabbitMQ.
+fn kafka_recipe(lines: &str) -> String {
+    let kept: Vec<&str> = RECIPE.lines().filter(|line| !line.starts_with("debezium.sink.")).collect();
+    format!(
+        "{}\ndebezium.sink.type=kafka\ndebezium.sink.kafka.producer.bootstrap.servers=k1:9092, k2:9092\n{lines}\n",
+        kept.join("\n")
+    )
+}
+
+#[test]
+fn the_java_clients_settings_are_taken_over_or_refused_by_name() {
+    let lines = r#"
+debezium.sink.kafka.producer.key.serializer=org.apache.kafka.common.serialization.StringSerializer
+debezium.sink.kafka.producer.value.serializer=org.apache.kafka.common.serialization.StringSerializer
+debezium.sink.kafka.producer.acks=all
+debezium.sink.kafka.producer.compression.type=zstd
+debezium.sink.kafka.producer.linger.ms=20
+debezium.sink.kafka.producer.security.protocol=SASL_SSL
+debezium.sink.kafka.producer.sasl.mechanism=SCRAM-SHA-512
+debezium.sink.kafka.producer.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required username="relay" password="hidden";
+debezium.sink.kafka.producer.ssl.truststore.type=PEM
+debezium.sink.kafka.producer.ssl.truststore.location=/etc/ca.pem
+debezium.sink.rabbitmq.connection.host=other"#;
+    let loaded = load_with(&kafka_recipe(lines), &[]).unwrap();
+    let SinkConfig::Kafka(sink) = &loaded.config.pipelines["outbox"].sink else { panic!("not kafka") };
+    assert_eq!(sink.bootstrap_servers, ["k1:9092", "k2:9092"]);
+    assert_eq!((sink.protocol().name(), sink.sasl_mechanism.unwrap().name()), ("SASL_SSL", "SCRAM-SHA-512"));
+    assert_eq!((sink.username.as_deref(), sink.password.as_ref().unwrap().expose()), (Some("relay"), "hidden"));
+    assert_eq!((sink.compression.name(), sink.linger.as_millis()), ("zstd", 20));
+    assert_eq!(sink.ca_file.as_deref(), Some(std::path::Path::new("/etc/ca.pem")));
+    assert!(noticed(&loaded, "debezium.sink.rabbitmq.connection.host"), "a sink that is not chosen");
+    for (line, part) in [
+        ("acks=1", "no off switch"),
+        ("enable.idempotence=false", "no off switch"),
+        ("transactional.id=x", "exactly_once"),
+        ("ssl.truststore.location=/etc/trust.jks", "PEM"),
+        ("ssl.keystore.password=hidden", "PEM"),
+        ("sasl.login.class=x", "password"),
+        ("sasl.jaas.config=com.sun.security.auth.module.Krb5LoginModule required hidden;", "PlainLoginModule"),
+        ("compression.type=brotli", "compression"),
+        ("never.heard.of=1", "never.heard.of"),
+    ] {
+        let error = load_with(&kafka_recipe(&format!("debezium.sink.kafka.producer.{line}")), &[]).expect_err(line);
+        assert!(error.to_string().contains(part), "{line}: {error}");
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+}
+
 #[test]
 fn other_connectors_and_sinks_are_refused() {
     refused(
         "debezium.source.connector.class=io.debezium.connector.mysql.MySqlConnector",
         &["MySqlConnector", "PostgreSQL"],
     );
-    refused("debezium.sink.type=kafka", &["`kafka` is not part of this version"]);
+    refused("debezium.sink.type=redis", &["`redis` is not part of this version"]);
     refused("debezium.sink.type=rabitmq", &["there is no sink `rabitmq`"]);
     refused("debezium.source.plugin.name=decoderbufs", &["pgoutput"]);
     assert!(recipe_without("debezium.sink.type").is_err());
@@ -481,6 +529,7 @@ fn each_decision_is_documented() {
         format!("{RECIPE}debezium.transforms.outbox.route.tombstone.on.empty.payload=true\n"),
         format!("{RECIPE}debezium.sink.rabbitmq.routingKey.source=key\n"),
         format!("{RECIPE}debezium.sink.rabbitmq.routingKeyFromTopicName=true\n"),
+        kafka_recipe(""),
         format!("{RECIPE}debezium.source.snapshot.mode=when_needed\nquarkus.http.port=1\n"),
     ];
     for file in files {

@@ -122,7 +122,7 @@ async fn publishers_that_end_at_any_moment_repeat_nothing_and_lose_nothing() {
     let process = Process::new(broker, &topic);
     process.claim().await;
     let (mut settled, mut ended) = (0, 0);
-    let count = 3000;
+    let count = 1200;
     while settled < count {
         let mut publisher = process.open().await;
         let life = Duration::from_micros(rand::random_range(0..60_000));

@@ -37,7 +37,7 @@ pub enum How {
 
 use How::{At, Mapped, Millis, Router, Seconds};
 
-const fn key(name: &'static str, status: Status) -> Key {
+pub const fn key(name: &'static str, status: Status) -> Key {
     Key { name, status }
 }
 
@@ -64,6 +64,7 @@ pub const GROUPS: &[(&str, &[Key])] = &[
     ("Server", SERVER),
     ("Formats", FORMATS),
     ("RabbitMQ sink", RABBITMQ),
+    ("Kafka sink", super::kafka::KAFKA),
     ("PostgreSQL: connection", CONNECTION),
     ("PostgreSQL: slot and publication", SLOT),
     ("PostgreSQL: filters and shape", SHAPE),
@@ -527,7 +528,6 @@ pub const OTHER_SINKS: &[&str] = &[
     "http",
     "infinispan",
     "instructlab",
-    "kafka",
     "kinesis",
     "milvus",
     "nats-jetstream",

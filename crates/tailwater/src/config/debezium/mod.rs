@@ -6,6 +6,7 @@
 mod connect;
 pub mod docs;
 mod formats;
+mod kafka;
 pub mod keys;
 mod rabbitmq;
 mod source;
@@ -56,7 +57,7 @@ pub fn read(file: &str, text: &str, environment: &[(String, String)], collected:
     mapper.sort_out();
     mapper.own_settings();
     mapper.source();
-    mapper.rabbitmq();
+    mapper.sink();
     mapper.formats();
     mapper.transforms();
     mapper.http();
@@ -175,6 +176,10 @@ impl Mapper<'_> {
     /// Judges each key by the table; those with a place of their own go there.
     fn sort_out(&mut self) {
         for (written, entry) in self.entries.clone() {
+            if let Some(other) = self.other_sink(&written) {
+                self.notice(&written, other);
+                continue;
+            }
             let Some(key) = keys::find(&written) else {
                 self.unknown(&written);
                 continue;
@@ -198,6 +203,21 @@ impl Mapper<'_> {
                 Status::Refused(harmless, _) if harmless.iter().any(|s| s.eq_ignore_ascii_case(&value)) => {}
                 Status::Refused(_, why) => self.problem(&written, format!("`{written}` is not supported: {why}")),
             }
+        }
+    }
+
+    /// A key of the one known sink that is not chosen.
+    fn other_sink(&self, written: &str) -> Option<&'static str> {
+        let chosen = self.value("debezium.sink.type");
+        let sink = written.strip_prefix("debezium.sink.")?.split('.').next()?;
+        (["rabbitmq", "kafka"].contains(&sink) && chosen != Some(sink) && (sink == "kafka" || chosen == Some("kafka")))
+            .then_some("belongs to a sink that is not chosen")
+    }
+
+    fn sink(&mut self) {
+        match self.value("debezium.sink.type") {
+            Some("kafka") => self.kafka(),
+            _ => self.rabbitmq(),
         }
     }
 

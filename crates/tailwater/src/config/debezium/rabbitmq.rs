@@ -17,9 +17,9 @@ impl Mapper<'_> {
         match self.value(TYPE).map(str::to_owned) {
             Some(kind) if kind == "rabbitmq" => {}
             Some(kind) if keys::OTHER_SINKS.contains(&kind.as_str()) => {
-                self.problem(TYPE, format!("`{kind}` is not part of this version: write rabbitmq"));
+                self.problem(TYPE, format!("`{kind}` is not part of this version: write rabbitmq or kafka"));
             }
-            Some(kind) => self.problem(TYPE, format!("there is no sink `{kind}`: write rabbitmq")),
+            Some(kind) => self.problem(TYPE, format!("there is no sink `{kind}`: write rabbitmq or kafka")),
             None => self.problem(TYPE, format!("is missing: write {TYPE}=rabbitmq")),
         }
         self.set("sink.type", "rabbitmq", origin);
