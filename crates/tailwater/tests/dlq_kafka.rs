@@ -157,3 +157,41 @@ async fn a_killed_replay_loses_nothing() {
     assert_eq!(arrived.into_iter().collect::<BTreeSet<_>>(), ids(0..60));
     assert!(world.listed().await.is_empty());
 }
+
+/// A pipeline's configuration names the cluster and the topic; letters of Kafka Connect say in their own words where they are from.
+#[tokio::test]
+async fn the_configuration_names_the_topic_and_letters_of_kafka_connect_are_understood() {
+    let world = World::new().await;
+    let header = |key, value| Header { key, value: Some(value) };
+    let headers = OwnedHeaders::new()
+        .insert(header("id", "c1"))
+        .insert(header("__connect.errors.topic", world.work.as_str()))
+        .insert(header("__connect.errors.partition", "2"))
+        .insert(header("__connect.errors.exception.message", "no such column"));
+    // No key: it goes back to the partition it came from.
+    let record: FutureRecord<'_, str, str> = FutureRecord::to(&world.dead).payload("{}").headers(headers);
+    world.producer.send(record, Duration::from_secs(20)).await.unwrap();
+
+    let dir = WorkDir::new();
+    let file = dir.path().join("orders.toml");
+    let text = format!(
+        "[pipelines.orders.source]\ntype = \"postgres\"\nurl = \"postgres://nobody@127.0.0.1:1/none\"\nslot = \"s\"\n\
+         publication = \"p\"\ntable = \"outbox\"\n[pipelines.orders.sink]\ntype = \"kafka\"\n\
+         bootstrap_servers = [\"{}\"]\ndead_letter_topic = \"{}\"\n",
+        world.kafka.bootstrap(),
+        world.dead
+    );
+    std::fs::write(&file, text).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+        command.arg("dlq").args(arguments).arg("--config").arg(&file).env_remove("TAILWATER_FROM");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = run(&["list"]);
+    assert!(listed.contains("no such column") && listed.contains("c1"), "{listed}");
+    run(&["replay", "--reason", "column"]);
+    let record = world.kafka.records(&world.work).await.remove(0);
+    assert_eq!((record.partition, record.header("id"), record.headers.len()), (2, Some("c1"), 1));
+}
