@@ -8,6 +8,7 @@ mod column;
 mod write;
 
 pub use column::{bare, datum};
+pub(crate) use column::{bits, interval_us, java_date, quoted, zoned_time, zoned_timestamp};
 pub(super) use write::write_string;
 pub use write::{simple, string, write_json};
 

@@ -5,11 +5,11 @@
 
 mod columns;
 mod expand;
-mod java_regex;
+pub(crate) mod java_regex;
 mod json_node;
 mod names;
 mod placement;
-mod reject;
+pub(crate) mod reject;
 mod router;
 mod strict;
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn of_text(column: &Column, text: &str) -> Result<Datum, ValueError> {
             Decimal::parse(&plain).map(|money| Datum::Decimal(money.with_scale(2))).ok_or_else(unfit)
         }
         Kind::Bytea => hex(text).map(Datum::Bytes),
-        Kind::Bit => Ok(bits(text, column)),
+        Kind::Bit => Ok(bits_of(text, column)),
         Kind::Date => match text {
             "infinity" => Ok(Datum::Int(2_146_033_979)),
             "-infinity" => Ok(Datum::Int(-2_147_472_691)),
@@ -139,10 +139,15 @@ fn numeric(text: &str, modifier: i32) -> Datum {
 }
 
 /// `bit(1)` is a boolean; longer ones are bytes, the lowest first, without zero bytes at the end.
-fn bits(text: &str, column: &Column) -> Datum {
+fn bits_of(text: &str, column: &Column) -> Datum {
     if column.type_oid == oid::BIT && column.type_modifier == 1 {
         return Datum::Bool(text == "1");
     }
+    bits(text)
+}
+
+/// The lowest byte first, without zero bytes at the end.
+pub(crate) fn bits(text: &str) -> Datum {
     let mut bytes = vec![0u8; text.len().div_ceil(8)];
     for (place, bit) in text.bytes().rev().enumerate() {
         if bit == b'1'
@@ -163,26 +168,36 @@ fn coarse(modifier: i32) -> bool {
 }
 
 /// `ZonedTimestamp`: UTC, as many digits of a second as the column has.
-fn zoned_timestamp(text: &str, modifier: i32) -> Option<String> {
+pub(crate) fn zoned_timestamp(text: &str, modifier: i32) -> Option<String> {
     if text.ends_with("infinity") {
         return Some(text.into());
     }
     let us = time::timestamp_us(text)?;
     let (days, of_day) = (us.div_euclid(86_400_000_000), us.rem_euclid(86_400_000_000));
     let digits = if modifier < 0 { 6 } else { (modifier as usize).min(6) };
-    Some(format!("{}T{}Z", time::date_text(days), time::clock_text(of_day, digits)))
+    Some(format!("{}T{}Z", java_date(days), time::clock_text(of_day, digits)))
+}
+
+/// Java's ISO date: years beyond 9999 have a plus sign.
+pub(crate) fn java_date(days: i64) -> String {
+    let text = time::date_text(days);
+    if text.len() > 10 && !text.starts_with('-') { format!("+{text}") } else { text }
 }
 
 /// `ZonedTime`: UTC, without zeros at the end of the fraction.
-fn zoned_time(text: &str) -> Option<String> {
+pub(crate) fn zoned_time(text: &str) -> Option<String> {
     let (clock, offset) = time::split_zone(text)?;
-    let us = (time::time_us(clock)? - offset * 1_000_000).rem_euclid(86_400_000_000);
+    let us = match (time::time_us(clock)?, offset) {
+        // The end of the day stays what it is.
+        (us @ 86_400_000_000, 0) => us,
+        (us, offset) => (us - offset * 1_000_000).rem_euclid(86_400_000_000),
+    };
     let text = time::clock_text(us, 6);
     Some(format!("{}Z", text.trim_end_matches('0').trim_end_matches('.')).replace(":Z", ":00Z"))
 }
 
 /// `MicroDuration` of an interval in IntervalStyle `postgres`: `1 year 2 mons -3 days +04:05:06.789`.
-fn interval_us(text: &str) -> Option<i64> {
+pub(crate) fn interval_us(text: &str) -> Option<i64> {
     let mut us: i64 = 0;
     let mut words = text.split_whitespace();
     while let Some(word) = words.next() {
@@ -247,7 +262,7 @@ fn default_datum(column: &Column, default: &str) -> Result<Datum, ValueError> {
 }
 
 /// `it''s'::text` → (`it's`, `::text`).
-fn quoted(rest: &str) -> Option<(String, &str)> {
+pub(crate) fn quoted(rest: &str) -> Option<(String, &str)> {
     let mut text = String::new();
     let mut from = rest;
     loop {
@@ -300,6 +315,8 @@ mod tests {
             (oid::TIMESTAMPTZ, -1, "infinity", text("infinity")),
             (oid::TIMETZ, -1, "23:59:59.999999-05:30", text("05:29:59.999999Z")),
             (oid::TIMETZ, 3, "00:00:00+00", text("00:00:00Z")),
+            (oid::TIMETZ, 3, "24:00:00+00", text("24:00:00Z")),
+            (oid::TIMESTAMPTZ, 0, "12345-06-07 08:09:10+00", text("+12345-06-07T08:09:10Z")),
             (oid::INTERVAL, -1, "1 year 2 mons 3 days 04:05:06.789012", Datum::Int(37_091_106_789_012)),
             (oid::INTERVAL, -1, "-1 years -2 mons +3 days -04:05:06.7", Datum::Int(-36_572_706_700_000)),
             (oid::INTERVAL, -1, "100 days 25:00:00", Datum::Int(8_730_000_000_000)),
