@@ -64,6 +64,16 @@ pub struct Commit {
     pub xid: Option<u32>,
     /// Rows read by the snapshot before the stream began.
     pub snapshot: bool,
+    /// Where the transaction was made, if it was replayed from another server.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// A replication origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub name: Arc<str>,
+    /// The commit's LSN on the server where it was made.
+    pub lsn: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -19,8 +19,8 @@ pub mod transform;
 
 pub use batch::Batch;
 pub use change::{
-    Change, Column, Commit, Event, LogicalMessage, Operation, Relation, ReplicaIdentity, Row, SnapshotMarker, Tuple,
-    Value,
+    Change, Column, Commit, Event, LogicalMessage, Operation, Origin, Relation, ReplicaIdentity, Row, SnapshotMarker,
+    Tuple, Value,
 };
 pub use failure::{BoxError, Failure};
 pub use message::{Header, HeaderValue, Headers, Message, MessageId, Timestamp};

@@ -42,10 +42,12 @@ impl Typed {
         self.schema.is_none() && self.datum == Datum::Null
     }
 
-    /// The member of this name, where it is a struct.
+    /// The member of this name, where it is a struct; null with a default is the default, as `Struct.get` reads it.
     pub fn member(&self, name: &str) -> Option<&Datum> {
         let Datum::Struct(members) = &self.datum else { return None };
-        members.iter().find(|(known, _)| known.iter().copied().eq(name.encode_utf16())).map(|(_, datum)| datum)
+        let (_, datum) = members.iter().find(|(known, _)| known.iter().copied().eq(name.encode_utf16()))?;
+        let field = || self.schema.as_ref()?.field(name)?.schema.default.as_ref();
+        Some(if *datum == Datum::Null { field().unwrap_or(datum) } else { datum })
     }
 }
 

@@ -13,7 +13,7 @@
 use super::decode::{DecodeError, decode};
 use super::{Lsn, PgOutput, unix_us};
 use crate::change::OldTuple;
-use crate::{Change, Commit, Event, LogicalMessage, Operation, Relation, Row, Tuple};
+use crate::{Change, Commit, Event, LogicalMessage, Operation, Origin, Relation, Row, Tuple};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -116,8 +116,15 @@ impl Assembler {
                 if transactional { self.inside(Lsn(lsn), event) } else { Ok(self.alone(lsn, event)) }
                     .map(Assembled::Change)
             }
-            // Neither carries an event: an origin names where replayed rows came from, a type where a column's type is from.
-            Ok(PgOutput::Origin { .. } | PgOutput::Type { .. }) => Ok(Assembled::Nothing),
+            Ok(PgOutput::Origin { commit_lsn, name }) => {
+                if let Some(transaction) = &mut self.transaction {
+                    let name = String::from_utf8_lossy(&name).into();
+                    Arc::make_mut(&mut transaction.commit).origin = Some(Arc::new(Origin { name, lsn: commit_lsn }));
+                }
+                Ok(Assembled::Nothing)
+            }
+            // No event: a type names where a column's type is from.
+            Ok(PgOutput::Type { .. }) => Ok(Assembled::Nothing),
             Err(error) => self.unreadable(at, body, error),
         }
     }
@@ -135,6 +142,7 @@ impl Assembler {
             time_us,
             xid: Some(xid),
             snapshot: false,
+            origin: None,
         };
         self.transaction = Some(Transaction { commit: Arc::new(commit), next_ordinal: 0 });
         Ok(Assembled::Nothing)

@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::Value as Json;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use tailwater_core::change::ColumnCatalog;
@@ -86,12 +87,17 @@ impl Case {
         Ok(Outcome::Routed { messages, rejected, changes, filtered })
     }
 
-    fn changes(&self) -> Vec<Change> {
+    pub fn changes(&self) -> Vec<Change> {
         let mut assembler = Assembler::new(1);
         let mut changes = Vec::new();
+        let mut described: HashMap<u32, usize> = HashMap::new();
         for (lsn, body) in &self.stream {
             match assembler.apply(*lsn, body.clone()).unwrap_or_else(|error| panic!("{}: {error}", self.name)) {
-                Assembled::Relation(relation) => assembler.describe(Arc::new(self.with_catalog(&relation))),
+                Assembled::Relation(relation) => {
+                    let times = described.entry(relation.oid).or_insert(0);
+                    assembler.describe(Arc::new(self.with_catalog(&relation, *times)));
+                    *times += 1;
+                }
                 Assembled::Change(change) => changes.push(change),
                 Assembled::Changes(more) => changes.extend(more),
                 Assembled::Nothing | Assembled::Commit(_) => {}
@@ -101,27 +107,56 @@ impl Case {
         changes
     }
 
-    /// Adds what only the catalog knows, from the entry that has the same columns.
-    fn with_catalog(&self, relation: &Relation) -> Relation {
+    /// Adds what only the catalog knows, from an entry that has the same columns: the one after so many descriptions of the
+    /// table if there is one, since a table is described again when it was altered.
+    fn with_catalog(&self, relation: &Relation, times: usize) -> Relation {
         let mut relation = relation.clone();
-        let entries = self.recorded["catalog"].as_array().into_iter().flatten();
-        let tables = entries.flat_map(|entry| entry["tables"].as_array().into_iter().flatten());
+        let entries: Vec<&Json> = self.recorded["catalog"].as_array().into_iter().flatten().collect();
+        let later = entries.iter().skip(times.min(entries.len().saturating_sub(1)));
         let same = |table: &&Json| {
             let columns = table["columns"].as_array().into_iter().flatten();
+            let columns = columns.filter(|column| column["generated"] != "s");
             table["schema"] == *relation.schema
                 && table["table"] == *relation.name
                 && columns.map(|c| c["name"].as_str().unwrap()).eq(relation.columns.iter().map(|c| &*c.name))
         };
-        if let Some(table) = tables.into_iter().find(same) {
-            for (column, known) in relation.columns.iter_mut().zip(table["columns"].as_array().unwrap()) {
-                column.catalog = Some(ColumnCatalog {
-                    not_null: known["not_null"] == true,
-                    default: known["default"].as_str().map(Into::into),
-                    type_name: known["type"].as_str().unwrap_or_default().into(),
-                    ..ColumnCatalog::default()
-                });
-            }
+        let found = later
+            .chain(&entries)
+            .find_map(|entry| entry["tables"].as_array().into_iter().flatten().find(same).map(|table| (*entry, table)));
+        let Some((entry, table)) = found else { return relation };
+        let primary: Vec<&str> = strings(&table["primary_key"]);
+        for column in &mut relation.columns {
+            let known =
+                table["columns"].as_array().unwrap().iter().find(|known| known["name"] == *column.name).unwrap();
+            column.catalog = Some(facts(entry, known, &primary));
         }
         relation
+    }
+}
+
+fn strings(list: &Json) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Json::as_str).collect()
+}
+
+fn facts(entry: &Json, known: &Json, primary: &[&str]) -> ColumnCatalog {
+    let type_of = |oid: &Json| entry["types"].as_array().into_iter().flatten().find(|other| other["oid"] == *oid);
+    let number = |value: &Json| value.as_u64().filter(|number| *number > 0).map(|number| number as u32);
+    let mut at = type_of(&known["type_oid"]);
+    let mut base = None;
+    while let Some(domain) = at.filter(|at| at["typtype"] == "d") {
+        base = number(&domain["base_oid"]).map(|oid| (oid, domain["typmod"].as_i64().unwrap_or(-1) as i32));
+        at = type_of(&domain["base_oid"]);
+    }
+    let element = at.filter(|at| at["category"] == "A").and_then(|at| number(&at["element_oid"]));
+    let labelled = element.and_then(|oid| type_of(&oid.into())).or(at);
+    let labels = labelled.map(|of| strings(&of["labels"])).filter(|labels| !labels.is_empty());
+    ColumnCatalog {
+        not_null: known["not_null"] == true,
+        default: known["default"].as_str().map(Into::into),
+        type_name: known["type"].as_str().unwrap_or_default().into(),
+        primary_key: primary.iter().position(|name| known["name"] == **name).map(|place| place as u32 + 1),
+        base_type: base,
+        element_type: element,
+        enum_labels: labels.map(|labels| labels.into_iter().map(Into::into).collect()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A type that is not covered has no mapping: the table refuses it by name, or leaves it out where Debezium does.
 
-use super::read::{ArrayReading, Reading, Unit, binary};
+use super::read::{ArrayReading, Reading, Unit, binary, point_at};
 use super::{BinaryMode, ChangeOptions, DecimalMode, HstoreMode, IntervalMode, TimeMode};
 use crate::Column;
 use crate::change::ColumnCatalog;
@@ -44,10 +44,33 @@ impl<'a> Type<'a> {
             modifier,
             name: name.rsplit_once('.').map_or(name, |(_, bare)| bare).trim_matches('"'),
             labels: catalog.and_then(|catalog| catalog.enum_labels.as_deref()),
-            element: catalog.and_then(|catalog| catalog.element_type).or_else(|| item_oid(oid)),
+            element: catalog.and_then(|catalog| catalog.element_type).or_else(|| element_of(oid)),
             in_array: false,
         }
     }
+}
+
+/// Arrays of built-in types, by the number of the array (`pg_type.dat`).
+fn element_of(array: u32) -> Option<u32> {
+    match array {
+        775 => Some(oid::MACADDR8),
+        1017 => Some(oid::POINT),
+        3643 => Some(oid::TSVECTOR),
+        3905 | 3907 | 3909 | 3911 | 3913 | 3927 => Some(array - 1),
+        _ => item_oid(array),
+    }
+}
+
+/// Whether Debezium has a mapping of its own for a type that is not covered here: then strict compatibility cannot leave the
+/// column out, as Debezium does with types that it does not know.
+pub(super) fn is_mapped_there(column: Type<'_>) -> bool {
+    const LSEG: u32 = 601;
+    const POLYGON: u32 = 604;
+    const LINE: u32 = 628;
+    const CIRCLE: u32 = 718;
+    let of = column.element.unwrap_or(column.oid);
+    matches!(of, LSEG..=POLYGON | LINE | CIRCLE)
+        || matches!(column.name, "geometry" | "geography" | "vector" | "halfvec" | "sparsevec")
 }
 
 /// The mapping of a column. `None`: this type is not covered.
@@ -112,6 +135,7 @@ fn textual(column: Type<'_>, options: &ChangeOptions, strict: bool) -> Option<Ma
             let reading = if strict { Reading::AlwaysNull } else { Reading::Text };
             Mapped { schema: Schema::of(SchemaKind::String), reading }
         }
+        oid::POINT => point(),
         oid::XML => logical(SchemaKind::String, "io.debezium.data.Xml", Reading::Text),
         oid::TSVECTOR => logical(SchemaKind::String, "io.debezium.data.Tsvector", Reading::Text),
         0..16384 => return None,
@@ -134,6 +158,19 @@ fn textual(column: Type<'_>, options: &ChangeOptions, strict: bool) -> Option<Ma
             _ => return None,
         },
     })
+}
+
+fn point() -> Mapped {
+    let field = |name: &str, schema: Schema| Field { name: name.into(), schema: schema.shared() };
+    let fields = vec![
+        field("x", Schema::of(SchemaKind::Float64)),
+        field("y", Schema::of(SchemaKind::Float64)),
+        field("wkb", Schema::of(SchemaKind::Bytes).optional()),
+        field("srid", Schema::of(SchemaKind::Int32).optional()),
+    ];
+    let mut schema = Schema::of(SchemaKind::Struct(fields)).named("io.debezium.data.geometry.Point", Some(1));
+    schema.doc = Some("Geometry (POINT)".into());
+    Mapped { schema, reading: Reading::Point }
 }
 
 fn array(column: Type<'_>, element: u32, options: &ChangeOptions, strict: bool) -> Option<Mapped> {
@@ -263,6 +300,7 @@ pub(super) fn zero(reading: &Reading) -> Datum {
         Reading::ZonedTime | Reading::TimeIso { .. } => Datum::Text("00:00:00Z".into()),
         Reading::DateIso => Datum::Text("1970-01-01Z".into()),
         Reading::HstoreMap => Datum::Struct(Vec::new()),
+        Reading::Point => point_at(0.0, 0.0),
         Reading::Array(_) => Datum::Array(Vec::new()),
         Reading::Text | Reading::AlwaysNull | Reading::IntervalIso | Reading::HstoreJson => Datum::Text(String::new()),
     }

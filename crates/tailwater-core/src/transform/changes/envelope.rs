@@ -6,7 +6,7 @@ use crate::encode::strict::Datum;
 use std::sync::Arc;
 
 /// Debezium's release whose bytes strict compatibility gives.
-pub(super) const DEBEZIUM: &str = "3.7.0.Final";
+const DEBEZIUM: &str = "3.7.0.Final";
 
 fn of(kind: SchemaKind) -> Arc<Schema> {
     Schema::of(kind).shared()
@@ -30,6 +30,7 @@ pub(super) struct Parts {
     version: String,
     name: String,
     database: String,
+    strict: bool,
 }
 
 /// Where a change stands.
@@ -42,7 +43,8 @@ pub(super) struct Place<'a> {
 }
 
 impl Parts {
-    pub fn new(version: &str, name: &str, database: &str) -> Parts {
+    pub fn new(name: &str, database: &str, strict: bool) -> Parts {
+        let version = if strict { DEBEZIUM } else { env!("CARGO_PKG_VERSION") };
         let source = source_schema();
         let names = |names: &[&str]| names.iter().map(|name| Datum::name(name)).collect();
         Parts {
@@ -53,6 +55,7 @@ impl Parts {
             version: version.into(),
             name: name.into(),
             database: database.into(),
+            strict,
         }
     }
 
@@ -101,7 +104,12 @@ impl Parts {
             text("postgresql"),
             text(&self.name),
             Datum::Int(us.div_euclid(1000)),
-            text(place.marker.map_or("false", SnapshotMarker::as_str)),
+            match place.marker {
+                Some(marker) => text(marker.as_str()),
+                // The default of its schema, which a converter may be told not to write.
+                None if self.strict => Datum::Null,
+                None => text("false"),
+            },
             text(&self.database),
             Datum::Text(format!("[{previous},\"{lsn}\"]")),
             Datum::Int(us),
@@ -111,8 +119,8 @@ impl Parts {
             commit.xid.map_or(Datum::Null, |xid| Datum::Int(i64::from(xid))),
             number(lsn),
             Datum::Null,
-            Datum::Null,
-            Datum::Null,
+            commit.origin.as_ref().map_or(Datum::Null, |origin| text(&origin.name)),
+            commit.origin.as_ref().map_or(Datum::Null, |origin| number(origin.lsn)),
         ];
         Datum::Struct(self.source_names.iter().cloned().zip(values).collect())
     }
@@ -123,7 +131,7 @@ impl Parts {
             Schema::of(SchemaKind::Struct(fields)).named(format!("io.debezium.connector.postgresql.{name}"), version)
         };
         let prefix = field("prefix", optional(SchemaKind::String));
-        let block = named(vec![prefix.clone(), field("content", optional(content))], "MessageBlock", Some(1));
+        let block = named(vec![prefix.clone(), field("content", optional(content))], "Message", Some(1));
         let fields = vec![
             field("op", of(SchemaKind::String)),
             field("ts_ms", optional(SchemaKind::Int64)),

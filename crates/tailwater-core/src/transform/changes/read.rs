@@ -61,6 +61,7 @@ pub(super) enum Reading {
     IntervalIso,
     HstoreJson,
     HstoreMap,
+    Point,
     Array(Box<ArrayReading>),
 }
 
@@ -150,8 +151,26 @@ pub(super) fn read(reading: &Reading, text: &str, strict: bool) -> Result<Datum,
             crate::encode::strict::write_json(&mut out, &entries);
             String::from_utf8(out).map(Datum::Text).map_err(|_| unfit())
         }
+        Reading::Point => {
+            let inner = text.strip_prefix('(').and_then(|text| text.strip_suffix(')'));
+            let (x, y) = inner.and_then(|inner| inner.split_once(',')).ok_or_else(unfit)?;
+            Ok(point_at(x.parse().map_err(|_| unfit())?, y.parse().map_err(|_| unfit())?))
+        }
         Reading::Array(array) => items(array, text, strict),
     }
+}
+
+/// With its well-known binary form: little endian, a point, both numbers.
+pub(super) fn point_at(x: f64, y: f64) -> Datum {
+    let mut wkb = vec![1, 1, 0, 0, 0];
+    wkb.extend_from_slice(&x.to_le_bytes());
+    wkb.extend_from_slice(&y.to_le_bytes());
+    Datum::Struct(vec![
+        (Datum::name("x"), Datum::Double(x)),
+        (Datum::name("y"), Datum::Double(y)),
+        (Datum::name("wkb"), Datum::ByteArray(wkb)),
+        (Datum::name("srid"), Datum::Null),
+    ])
 }
 
 fn items(array: &ArrayReading, text: &str, strict: bool) -> Result<Datum, String> {

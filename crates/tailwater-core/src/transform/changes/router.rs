@@ -1,6 +1,6 @@
 //! Changes → records. Keeps caches only: the same change gives the same records.
 
-use super::envelope::{DEBEZIUM, Parts, Place};
+use super::envelope::{Parts, Place};
 use super::read::binary;
 use super::table::Table;
 use super::{BinaryMode, ChangeConfigError, ChangeOptions};
@@ -56,8 +56,7 @@ impl ChangeRouter {
     pub fn new(options: &ChangeOptions, settings: &ChangeSettings) -> Result<ChangeRouter, ChangeConfigError> {
         let strict = settings.compatibility == Compatibility::Strict;
         let filters = Filters::new(options, &settings.topic_prefix, strict)?;
-        let version = if strict { DEBEZIUM } else { env!("CARGO_PKG_VERSION") };
-        let parts = Parts::new(version, &settings.topic_prefix, &settings.database);
+        let parts = Parts::new(&settings.topic_prefix, &settings.database, strict);
         let content = if options.binary == BinaryMode::Bytes { SchemaKind::Bytes } else { SchemaKind::String };
         let context = settings.context_headers.as_ref().map(|context| {
             [
@@ -85,10 +84,7 @@ impl ChangeRouter {
     pub fn records(&mut self, change: &Change) -> Result<Outcome, String> {
         match &change.event {
             Event::Row(row) => self.row(change, row),
-            Event::Truncate { relation, .. } if self.filters.skips('t') => {
-                let _ = relation;
-                Ok(Outcome::Filtered("truncate"))
-            }
+            Event::Truncate { .. } if self.filters.skips('t') => Ok(Outcome::Filtered("truncate")),
             Event::Truncate { relation, .. } => {
                 let table = self.table(relation)?;
                 let place = place(change, relation);

@@ -1,7 +1,7 @@
 //! What is known of a table: its topic, its columns, its key, their schemas. Made once per description of the table.
 
 use super::ChangeOptions;
-use super::column::{Mapped, Type, mapped, placeholder, zero};
+use super::column::{Mapped, Type, is_mapped_there, mapped, placeholder, zero};
 use super::defaults::default;
 use super::envelope::{Parts, field};
 use super::read::{Reading, read};
@@ -64,7 +64,7 @@ impl Table {
                 continue;
             }
             let Some(member) = Member::new(index, column, options, strict) else {
-                if strict {
+                if strict && !is_mapped_there(Type::of(column)) {
                     continue;
                 }
                 return Err(refused(relation, column));

@@ -147,6 +147,7 @@ pub(super) async fn begin(mut client: Client, opening: Opening) -> Result<Rows, 
         // The first transaction that the snapshot does not see.
         xid: number(1).and_then(|xid| u32::try_from(xid).ok()),
         snapshot: true,
+        origin: None,
     };
     let tables = tables(&mut client, &opening).await?;
     tracing::info!(at = %Lsn(consistent), tables = tables.len(), "snapshot: rows from before the first start");
