@@ -387,7 +387,7 @@ impl Route for ChangeRoute {
             Err(reason) => return rejected(change, None, reason),
         };
         let messages: Result<Vec<_>, String> = records.iter().map(|record| self.converters.message(record)).collect();
-        match messages.map(|messages| <[_; 1]>::try_from(messages)) {
+        match messages.map(<[_; 1]>::try_from) {
             Ok(Ok([message])) => Routed::Message(message),
             Ok(Err(messages)) => Routed::Messages(messages),
             Err(reason) => rejected(change, None, reason),
