@@ -32,7 +32,7 @@ cat <<'X'
 
 Try it:
 X
-api=$(grep -m1 -o 'http://127.0.0.1:[0-9]*' "$logs/all.log")
+api=$(grep -o "http://127.0.0.1:[0-9]*" "$logs/all.log" | head -1)
 cat <<X
   curl -X POST $api/orders/transactional-outbox      -H 'Content-Type: application/json' -d '{"customer":"Ann","item":"hat","quantity":1}'
   curl -X POST $api/orders/listen-to-yourself        -H 'Content-Type: application/json' -d '{"customer":"Ann","item":"hat","quantity":1}'

@@ -21,13 +21,17 @@ pub(super) fn shape(keys: &BTreeMap<String, String>) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     let mut say = |key: &str, text: String| wrong.push(Wrong { key: Some(key.to_owned()), text });
     let value = |key: &str| keys.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
-    for key in REQUIRED {
-        if value(key).is_none() {
-            say(key, format!("The '{key}' value is invalid: A value is required"));
-        }
+    // in the order in which Debezium names them
+    let missing =
+        |key: &str| value(key).is_none().then(|| format!("The '{key}' value is invalid: A value is required"));
+    if let Some(text) = missing("database.hostname") {
+        say("database.hostname", text);
     }
     if value("database.port").is_some_and(|port| port.parse::<u16>().is_err()) {
         say("database.port", "The 'database.port' value is invalid: An integer is expected".into());
+    }
+    if let Some(text) = missing("topic.prefix") {
+        say("topic.prefix", text);
     }
     if let Some(mode) = value("snapshot.mode")
         .filter(|mode| !SNAPSHOTS.contains(&mode.to_lowercase().as_str()) && !["never", "schema_only"].contains(mode))
