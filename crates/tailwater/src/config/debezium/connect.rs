@@ -71,8 +71,9 @@ pub fn read_connector(written: &BTreeMap<String, String>, collected: &mut Collec
         let schemas = format!("{converter}.schemas.enable");
         if entries.get(&converter).is_none_or(|entry| entry.value != "json") {
             entries.remove(&schemas);
-        } else if !entries.contains_key(&schemas) {
-            entries.insert(schemas, Entry { value: "true".into(), origin: Origin::Chosen("Connect's default") });
+        } else {
+            let default = || Entry { value: "true".into(), origin: Origin::Chosen("Connect's default") };
+            entries.entry(schemas).or_insert_with(default);
         }
     }
     let mut mapper = Mapper { entries, strict: false, collected };
