@@ -14,6 +14,8 @@ mod envelope;
 mod read;
 mod router;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use router::{ChangeRoute, ChangeRouter, ChangeSettings, Outcome};
 

@@ -2,7 +2,7 @@
 
 use super::super::strict::{Datum, simple, string, write_json, write_string};
 use super::{ConnectRecord, Schema, SchemaKind, Typed};
-use crate::route::Format;
+use crate::route::{Compatibility, Format};
 use crate::{HeaderValue, Headers, Message};
 use bytes::Bytes;
 
@@ -22,6 +22,11 @@ impl Converter {
     /// `schemas` off, `replace_null` on.
     pub fn new(format: Format) -> Converter {
         Converter { format, schemas: false, replace_null: true }
+    }
+
+    /// With the meaning of null that the compatibility asks for: Debezium writes a null of the row as the column's default.
+    pub fn of(format: Format, schemas: bool, compatibility: Compatibility) -> Converter {
+        Converter { format, schemas, replace_null: compatibility == Compatibility::Strict }
     }
 
     /// Bytes of a key or a value. `None`: no bytes at all.

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 /// A schema of Kafka Connect. Build it once, share it: it remembers its JSON.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Schema {
     pub kind: SchemaKind,
     pub optional: bool,
@@ -41,6 +41,22 @@ pub enum SchemaKind {
 pub struct Field {
     pub name: Arc<str>,
     pub schema: Arc<Schema>,
+}
+
+/// A clone begins without the JSON, so that it may be changed.
+impl Clone for Schema {
+    fn clone(&self) -> Self {
+        Schema {
+            kind: self.kind.clone(),
+            optional: self.optional,
+            name: self.name.clone(),
+            version: self.version,
+            doc: self.doc.clone(),
+            parameters: self.parameters.clone(),
+            default: self.default.clone(),
+            json: OnceLock::new(),
+        }
+    }
 }
 
 /// The JSON is no part of what a schema is.
@@ -231,5 +247,7 @@ mod tests {
             r#""optional":false,"name":"a.b"}"#
         );
         assert_eq!(String::from_utf8_lossy(schema.json()), expected);
+        let renamed = schema.clone().named("c", None);
+        assert!(renamed.json().ends_with(br#""name":"c"}"#), "what was written once is not that of a changed clone");
     }
 }

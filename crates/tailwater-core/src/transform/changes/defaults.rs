@@ -3,8 +3,8 @@
 use super::read::{Reading, read};
 use crate::encode::strict::{Datum, quoted};
 
-/// `None`: the schema has no default. `not_null`: the column is.
-pub(super) fn default(reading: &Reading, expression: &str, not_null: bool, uuid: bool) -> Option<Datum> {
+/// `None`: the schema has no default. `strict`: where Debezium makes one up for a function's result, so is it here.
+pub(super) fn default(reading: &Reading, expression: &str, not_null: bool, uuid: bool, strict: bool) -> Option<Datum> {
     // Of these Debezium takes no default at all.
     if matches!(
         reading,
@@ -23,6 +23,7 @@ pub(super) fn default(reading: &Reading, expression: &str, not_null: bool, uuid:
     let literal = match literal(expression) {
         Literal::Null => return None,
         Literal::Text(text) => text,
+        Literal::Call if !strict => return None,
         Literal::Call if uuid => return Some(Datum::Text("00000000-0000-0000-0000-000000000000".into())),
         Literal::Call if *reading == Reading::Text => return Some(Datum::Text(String::new())),
         Literal::Call if not_null => return Some(super::column::zero(reading)),
@@ -75,7 +76,7 @@ mod tests {
     /// Recorded from Debezium 3.7.0.
     #[test]
     fn literals_have_a_value_and_expressions_have_none() {
-        let of = |reading: Reading, text: &str, not_null| default(&reading, text, not_null, false);
+        let of = |reading: Reading, text: &str, not_null| default(&reading, text, not_null, false, true);
         assert_eq!(of(Reading::Integer, "5", false), Some(Datum::Int(5)));
         assert_eq!(of(Reading::Integer, "'-7'::smallint", false), Some(Datum::Int(-7)));
         assert_eq!(of(Reading::Text, "'a''b'::text", false), Some(Datum::Text("a'b".into())));
@@ -86,6 +87,7 @@ mod tests {
             of(Reading::Timestamp { unit: super::super::read::Unit::Micros }, "now()", true),
             Some(Datum::Int(0))
         );
+        assert_eq!(default(&Reading::Integer, "nextval('s'::regclass)", true, false, false), None);
         assert_eq!(of(Reading::FreeDecimal, "2.50", false), None);
         assert_eq!(of(Reading::Text, "NULL::character varying", false), None);
     }

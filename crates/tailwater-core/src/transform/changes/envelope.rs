@@ -59,12 +59,12 @@ impl Parts {
         }
     }
 
-    /// `topic.Envelope` around a table's optional `topic.Value`.
-    pub fn envelope_schema(&self, topic: &str, value: &Arc<Schema>) -> Arc<Schema> {
+    /// `topic.Envelope` around a table's optional `topic.Value`; of an old row not every column may be known.
+    pub fn envelope_schema(&self, topic: &str, before: &Arc<Schema>, after: &Arc<Schema>) -> Arc<Schema> {
         let int64 = optional(SchemaKind::Int64);
         let fields = vec![
-            field("before", Arc::clone(value)),
-            field("after", Arc::clone(value)),
+            field("before", Arc::clone(before)),
+            field("after", Arc::clone(after)),
             field("source", Arc::clone(&self.source)),
             field("transaction", Arc::clone(&self.transaction)),
             field("op", of(SchemaKind::String)),

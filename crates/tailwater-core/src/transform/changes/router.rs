@@ -142,10 +142,10 @@ impl ChangeRouter {
             let old_key = typed(table.key(old)?);
             if old_key != key {
                 let gone = self.parts.envelope(&place, "d", before, Datum::Null);
-                let header = header("__debezium.newkey", key.clone());
+                let header = ConnectHeader { name: "__debezium.newkey".into(), value: key.clone() };
                 let mut records = self.deletion(change, &table, old_key.clone(), gone, Some(&header));
                 let value = self.parts.envelope(&place, "c", Datum::Null, after);
-                let header = super::router::header("__debezium.oldkey", old_key);
+                let header = ConnectHeader { name: "__debezium.oldkey".into(), value: old_key };
                 records.push(self.record(change, &table, key, Some(value), Some(&header)));
                 return Ok(Outcome::Records(numbered(records)));
             }
@@ -211,6 +211,11 @@ impl ChangeRouter {
         }]))
     }
 
+    /// Whether the rows of this table can be written: what is refused, by name. For checks before the first change.
+    pub fn check(&mut self, relation: &Arc<Relation>) -> Result<(), String> {
+        self.table(relation).map(drop)
+    }
+
     /// What is known of a table; made anew when its description changes.
     fn table(&mut self, relation: &Arc<Relation>) -> Result<Arc<Table>, String> {
         if let Some((known, table)) = self.tables.get(&relation.oid)
@@ -231,10 +236,6 @@ fn place<'a>(change: &'a Change, relation: &'a Relation) -> Place<'a> {
 
 fn typed(key: Option<(&Arc<Schema>, Datum)>) -> Typed {
     key.map_or(Typed::NONE, |(schema, datum)| Typed::new(schema, datum))
-}
-
-fn header(name: &str, value: Typed) -> ConnectHeader {
-    ConnectHeader { name: name.into(), value }
 }
 
 /// Records of one change need ids of their own: the first keeps the change's.

@@ -33,9 +33,11 @@ struct Member {
     name: Arc<[u16]>,
     schema: Arc<Schema>,
     reading: Reading,
-    /// For a column that is never null, where its value is not in the log.
+    /// Debezium makes up a value for a column that is never null, where it is not in the log.
     fill: Option<Datum>,
     placeholder: Option<Datum>,
+    /// Part of the replica identity.
+    logged: bool,
 }
 
 impl Table {
@@ -82,9 +84,15 @@ impl Table {
         };
         let key: Vec<Member> = key.into_iter().flatten().collect();
         let value = named(&members, "Value").optional().shared();
+        let before = if strict || relation.identity == ReplicaIdentity::Full {
+            Arc::clone(&value)
+        } else {
+            let partly: Vec<Member> = members.iter().map(Member::unknown_if_not_logged).collect();
+            named(&partly, "Value").optional().shared()
+        };
         let known = |member: &Member| relation.columns.get(member.index).is_some_and(|column| column.key);
         Ok(Table {
-            envelope: parts.envelope_schema(&topic, &value),
+            envelope: parts.envelope_schema(&topic, &before, &value),
             key_unknown: relation.identity != ReplicaIdentity::Full && !key.iter().all(known),
             key: (!key.is_empty()).then(|| (named(&key, "Key").shared(), key)),
             columns: members,
@@ -93,7 +101,7 @@ impl Table {
         })
     }
 
-    /// The row as a struct. `old`: where a value that an update did not touch may stand.
+    /// The new row as a struct. `old`: where a value that an update did not touch may stand.
     pub fn row(&self, tuple: &Tuple, old: Option<&Tuple>) -> Result<Datum, String> {
         self.values(&self.columns, tuple, old)
     }
@@ -131,9 +139,9 @@ impl Member {
             .default
             .as_deref()
             .filter(|_| has_default(of))
-            .and_then(|expression| default(&reading, expression, not_null, of.oid == oid::UUID));
+            .and_then(|expression| default(&reading, expression, not_null, of.oid == oid::UUID, strict));
         let placeholder = placeholder(&reading, &schema, &options.unavailable_value);
-        let fill = not_null.then(|| default.clone().unwrap_or_else(|| zero(&reading)));
+        let fill = (strict && not_null).then(|| default.clone().unwrap_or_else(|| zero(&reading)));
         let schema = if not_null { schema } else { schema.optional() };
         Some(Member {
             index,
@@ -143,7 +151,16 @@ impl Member {
             reading,
             fill,
             placeholder,
+            logged: column.key,
         })
+    }
+
+    /// The same, for an old row: null where only the replica identity is in the log.
+    fn unknown_if_not_logged(&self) -> Member {
+        if self.logged || self.schema.optional {
+            return self.clone();
+        }
+        Member { schema: (*self.schema).clone().optional().shared(), ..self.clone() }
     }
 
     fn datum(&self, value: &Value, strict: bool) -> Result<Datum, String> {
