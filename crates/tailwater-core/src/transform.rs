@@ -1,4 +1,5 @@
 //! The transforms a route is made of.
 
+pub mod chain;
 pub mod changes;
 pub mod outbox;

@@ -26,6 +26,8 @@ pub enum Datum {
     Text(String),
     /// Text from JSON, in UTF-16 as Java has it: it may hold lone surrogates.
     Utf16(Vec<u16>),
+    /// Text that is JSON and goes out as the JSON that it is, byte for byte: never in strict compatibility.
+    Json(String),
     /// A `ByteBuffer`.
     Bytes(Vec<u8>),
     /// A `byte[]`, as in the struct of a numeric without scale.

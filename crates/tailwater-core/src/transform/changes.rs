@@ -17,7 +17,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use router::{ChangeRoute, ChangeRouter, ChangeSettings, Outcome};
+pub use router::{ChangeRouter, ChangeSettings, Outcome};
 
 use serde::{Deserialize, Serialize};
 

@@ -4,17 +4,17 @@
 //! docs/debezium.md.
 
 mod columns;
-mod expand;
+pub(super) mod expand;
 pub(crate) mod java_regex;
-mod json_node;
-mod names;
-mod placement;
+pub(super) mod json_node;
+pub(super) mod names;
+pub(super) mod placement;
 pub(crate) mod reject;
-mod router;
+pub(super) mod router;
 mod strict;
 #[cfg(test)]
 mod tests;
-mod topic;
+pub(super) mod topic;
 
 pub use java_regex::JavaRegex;
 pub use router::{OutboxRouter, RouteSettings};

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use tailwater_core::change::ColumnCatalog;
 use tailwater_core::pgoutput::{Assembled, Assembler};
 use tailwater_core::route::{Route, Routed};
-use tailwater_core::transform::outbox::OutboxRouter;
 use tailwater_core::{Change, Event, Message, Relation};
 
 pub struct Case {
@@ -21,16 +20,12 @@ pub struct Case {
     stream: Vec<(u64, Bytes)>,
 }
 
-/// What the router made of a case.
-pub enum Outcome {
-    /// The configuration was refused before anything was read.
-    Refused,
-    Routed {
-        messages: Vec<Message>,
-        rejected: usize,
-        changes: usize,
-        filtered: usize,
-    },
+/// What a route made of a case.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub messages: Vec<Message>,
+    /// Why a change was rejected, one reason each.
+    pub rejected: Vec<String>,
 }
 
 impl Case {
@@ -58,33 +53,33 @@ impl Case {
         Case { recorded: json("records"), stream: stream.lines().map(message).collect(), config, name }
     }
 
-    /// Feeds the whole stream to the router; it is never stopped by a bad event.
-    pub fn run(&self, settings: Settings) -> Result<Outcome, String> {
-        let Ok(mut router) = OutboxRouter::new(&settings.options, settings.route.clone()) else {
-            return Ok(Outcome::Refused);
-        };
-        let (mut messages, mut rejected, mut changes, mut filtered) = (Vec::new(), 0, 0, 0);
+    /// Feeds the whole stream to the route; it is never stopped by a bad event.
+    pub fn run(&self, settings: &Settings, route: &mut dyn Route) -> Outcome {
+        let mut outcome = Outcome::default();
         for change in self.changes() {
             if !settings.captures(&change) {
                 continue;
             }
-            changes += 1;
-            match router.apply(&change) {
-                Routed::Message(message) => messages.push(message),
-                Routed::Messages(more) => messages.extend(more),
-                Routed::Filtered(_) => filtered += 1,
+            match route.apply(&change) {
+                Routed::Message(message) => outcome.messages.push(message),
+                Routed::Messages(more) => {
+                    assert!(!more.is_empty(), "{}: nothing vanishes without a name", self.name);
+                    outcome.messages.extend(more);
+                }
+                Routed::Filtered(rule) => assert!(!rule.is_empty(), "{}: a filtered change has a rule", self.name),
                 Routed::Rejected { reason, raw } => {
                     assert!(!reason.is_empty(), "{}: a rejection says why", self.name);
+                    let raw = raw.payload.unwrap_or_default();
                     assert!(
-                        raw.payload.is_some_and(|raw| !raw.is_empty()),
-                        "{}: a rejection keeps the event",
+                        !raw.is_empty() || matches!(change.event, Event::Message(_)),
+                        "{}: it keeps the event",
                         self.name
                     );
-                    rejected += 1;
+                    outcome.rejected.push(reason);
                 }
             }
         }
-        Ok(Outcome::Routed { messages, rejected, changes, filtered })
+        outcome
     }
 
     pub fn changes(&self) -> Vec<Change> {

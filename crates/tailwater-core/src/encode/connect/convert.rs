@@ -16,17 +16,20 @@ pub struct Converter {
     pub schemas: bool,
     /// JsonConverter's `replace.null.with.default`: null in a field with a default is written as the default.
     pub replace_null: bool,
+    /// Format `Plain` of headers: numbers and booleans keep their type, for brokers that have types. Else all are texts.
+    pub typed: bool,
 }
 
 impl Converter {
-    /// `schemas` off, `replace_null` on.
+    /// `schemas` off, `replace_null` on, `typed` off: what Debezium gives.
     pub fn new(format: Format) -> Converter {
-        Converter { format, schemas: false, replace_null: true }
+        Converter { format, schemas: false, replace_null: true, typed: false }
     }
 
     /// With the meaning of null that the compatibility asks for: Debezium writes a null of the row as the column's default.
     pub fn of(format: Format, schemas: bool, compatibility: Compatibility) -> Converter {
-        Converter { format, schemas, replace_null: compatibility == Compatibility::Strict }
+        let strict = compatibility == Compatibility::Strict;
+        Converter { format, schemas, replace_null: strict, typed: !strict }
     }
 
     /// Bytes of a key or a value. `None`: no bytes at all.
@@ -50,10 +53,11 @@ impl Converter {
         }
     }
 
-    /// A header's value: text, or null.
+    /// A header's value: text, or null; typed if so wanted.
     pub fn header(&self, value: &Typed) -> HeaderValue {
         let text = match self.format {
             Format::Json => return HeaderValue::Text(self.json(value)),
+            Format::Plain if self.typed => return typed(&value.datum),
             Format::String => string(&value.datum),
             Format::Plain | Format::Binary => simple(&value.datum),
         };
@@ -105,6 +109,18 @@ impl Converters {
             partition: record.partition,
             timestamp: record.timestamp,
         })
+    }
+}
+
+/// As the outbox router's plain headers: what has no type at a broker is its text.
+fn typed(datum: &Datum) -> HeaderValue {
+    match datum {
+        Datum::Bool(value) => HeaderValue::Bool(*value),
+        Datum::Int(value) => HeaderValue::Int(*value),
+        Datum::Float(value) if value.is_finite() => HeaderValue::Float(f64::from(*value)),
+        Datum::Double(value) if value.is_finite() => HeaderValue::Float(*value),
+        Datum::Bytes(bytes) | Datum::ByteArray(bytes) => HeaderValue::Bytes(Bytes::copy_from_slice(bytes)),
+        other => simple(other).map_or(HeaderValue::Null, |text| HeaderValue::Text(text.into())),
     }
 }
 

@@ -17,6 +17,7 @@ pub fn write_json(out: &mut Vec<u8>, datum: &Datum) {
         Datum::Double(value) => write_number(out, value.is_finite(), &number::double(*value)),
         Datum::Text(text) => write_string(out, text.encode_utf16()),
         Datum::Utf16(units) => write_string(out, units.iter().copied()),
+        Datum::Json(text) => out.extend_from_slice(text.as_bytes()),
         Datum::Bytes(bytes) | Datum::ByteArray(bytes) => write_string(out, BASE64.encode(bytes).encode_utf16()),
         Datum::Decimal(decimal) => write_string(out, decimal.unscaled_base64().encode_utf16()),
         Datum::Struct(members) => {
@@ -82,7 +83,7 @@ pub fn string(datum: &Datum) -> Option<String> {
         Datum::Int(value) => value.to_string(),
         Datum::Float(value) => number::float(*value),
         Datum::Double(value) => number::double(*value),
-        Datum::Text(text) => text.clone(),
+        Datum::Text(text) | Datum::Json(text) => text.clone(),
         Datum::Utf16(units) => java_utf8(units),
         // A ByteBuffer prints itself, not its bytes.
         Datum::Bytes(bytes) => format!("java.nio.HeapByteBuffer[pos=0 lim={0} cap={0}]", bytes.len()),

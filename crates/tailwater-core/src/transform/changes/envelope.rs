@@ -1,8 +1,10 @@
 //! Schemas and values around a row: the envelope, where the change came from, logical messages.
 
+use super::ChangeSettings;
 use crate::change::{Commit, SnapshotMarker};
 use crate::encode::connect::{Field, Schema, SchemaKind};
 use crate::encode::strict::Datum;
+use crate::route::Compatibility;
 use std::sync::Arc;
 
 /// Debezium's release whose bytes strict compatibility gives.
@@ -43,8 +45,9 @@ pub(super) struct Place<'a> {
 }
 
 impl Parts {
-    pub fn new(name: &str, database: &str, strict: bool) -> Parts {
-        let version = if strict { DEBEZIUM } else { env!("CARGO_PKG_VERSION") };
+    pub fn new(settings: &ChangeSettings) -> Parts {
+        let strict = settings.compatibility == Compatibility::Strict;
+        let own = if strict { DEBEZIUM } else { env!("CARGO_PKG_VERSION") };
         let source = source_schema();
         let names = |names: &[&str]| names.iter().map(|name| Datum::name(name)).collect();
         Parts {
@@ -52,9 +55,9 @@ impl Parts {
             envelope_names: names(&["before", "after", "source", "transaction", "op", "ts_ms", "ts_us", "ts_ns"]),
             source,
             transaction: transaction_schema(),
-            version: version.into(),
-            name: name.into(),
-            database: database.into(),
+            version: settings.version.clone().unwrap_or_else(|| own.into()),
+            name: settings.topic_prefix.clone(),
+            database: settings.database.clone(),
             strict,
         }
     }

@@ -5,12 +5,12 @@ use super::read::binary;
 use super::table::Table;
 use super::{BinaryMode, ChangeConfigError, ChangeOptions};
 use crate::change::OldTuple;
-use crate::encode::connect::{ConnectHeader, ConnectRecord, Converters, Schema, SchemaKind, Typed};
+use crate::encode::connect::{ConnectHeader, ConnectRecord, Schema, SchemaKind, Typed};
 use crate::encode::strict::Datum;
-use crate::route::{Compatibility, Route, Routed};
+use crate::route::Compatibility;
 use crate::transform::outbox::ContextHeaders;
 use crate::transform::outbox::java_regex::JavaRegex;
-use crate::transform::outbox::reject::{rejected, stable_id};
+use crate::transform::outbox::reject::stable_id;
 use crate::{Change, Event, LogicalMessage, MessageId, Operation, Relation, Row, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub struct ChangeSettings {
     pub topic_prefix: String,
     /// `source.db`
     pub database: String,
+    /// `source.version`. Without: the release whose bytes strict compatibility gives; by default this program's own.
+    pub version: Option<String>,
     /// Debezium's four headers on every record of a row; none without.
     pub context_headers: Option<ContextHeaders>,
 }
@@ -56,7 +58,7 @@ impl ChangeRouter {
     pub fn new(options: &ChangeOptions, settings: &ChangeSettings) -> Result<ChangeRouter, ChangeConfigError> {
         let strict = settings.compatibility == Compatibility::Strict;
         let filters = Filters::new(options, &settings.topic_prefix, strict)?;
-        let parts = Parts::new(&settings.topic_prefix, &settings.database, strict);
+        let parts = Parts::new(settings);
         let content = if options.binary == BinaryMode::Bytes { SchemaKind::Bytes } else { SchemaKind::String };
         let context = settings.context_headers.as_ref().map(|context| {
             [
@@ -365,33 +367,4 @@ fn is_legal(character: char) -> bool {
 /// What Kafka does not allow in the name of a topic becomes `_`.
 fn legal(name: &str) -> String {
     name.chars().map(|character| if is_legal(character) { character } else { '_' }).collect()
-}
-
-/// Change events as they are, without further transforms.
-#[derive(Debug)]
-pub struct ChangeRoute {
-    router: ChangeRouter,
-    converters: Converters,
-}
-
-impl ChangeRoute {
-    pub fn new(router: ChangeRouter, converters: Converters) -> ChangeRoute {
-        ChangeRoute { router, converters }
-    }
-}
-
-impl Route for ChangeRoute {
-    fn apply(&mut self, change: &Change) -> Routed {
-        let records = match self.router.records(change) {
-            Ok(Outcome::Records(records)) => records,
-            Ok(Outcome::Filtered(rule)) => return Routed::Filtered(rule),
-            Err(reason) => return rejected(change, None, reason),
-        };
-        let messages: Result<Vec<_>, String> = records.iter().map(|record| self.converters.message(record)).collect();
-        match messages.map(<[_; 1]>::try_from) {
-            Ok(Ok([message])) => Routed::Message(message),
-            Ok(Err(messages)) => Routed::Messages(messages),
-            Err(reason) => rejected(change, None, reason),
-        }
-    }
 }

@@ -5,6 +5,7 @@ use crate::change::{ColumnCatalog, OldTuple};
 use crate::encode::connect::{ConnectRecord, Converter, Converters, Typed};
 use crate::pgoutput::oid;
 use crate::route::{Compatibility, Format, Route, Routed};
+use crate::transform::chain::ChainRoute;
 use crate::{
     Change, Column, Commit, Event, Message, Operation, Relation, ReplicaIdentity, Row, SnapshotMarker, Tuple, Value,
 };
@@ -48,10 +49,12 @@ fn insert(relation: &Relation, values: &[Option<&str>]) -> Change {
     change(relation, Operation::Insert, None, Some(tuple(values)))
 }
 
+fn settings(compatibility: Compatibility) -> ChangeSettings {
+    ChangeSettings { compatibility, topic_prefix: "app".into(), database: "shop".into(), ..ChangeSettings::default() }
+}
+
 fn router(options: ChangeOptions, compatibility: Compatibility) -> ChangeRouter {
-    let settings =
-        ChangeSettings { compatibility, topic_prefix: "app".into(), database: "shop".into(), context_headers: None };
-    ChangeRouter::new(&options, &settings).unwrap()
+    ChangeRouter::new(&options, &settings(compatibility)).unwrap()
 }
 
 fn records(change: &Change) -> Vec<ConnectRecord> {
@@ -221,7 +224,7 @@ fn the_route_rejects_with_the_row_and_filters_with_a_name() {
     let converter = Converter::of(Format::Json, true, Compatibility::Default);
     let converters = Converters { key: converter, value: converter, header: Converter::new(Format::Plain) };
     let options = ChangeOptions { skipped_operations: "c,t".into(), ..ChangeOptions::default() };
-    let mut route = ChangeRoute::new(router(options, Compatibility::Default), converters);
+    let mut route = ChainRoute::new(&[], &options, &settings(Compatibility::Default), converters).unwrap();
     let bad = table(vec![column("q", oid::TSQUERY)]);
     assert_eq!(route.apply(&insert(&bad, &[Some("1"), Some("x")])), Routed::Filtered("insert"));
     let update = change(&bad, Operation::Update, None, Some(tuple(&[Some("1"), Some("x")])));

@@ -4,17 +4,24 @@
 //! payload stays a string; where only the second fails, its task dies: that event is rejected here. The default mode
 //! needs none of this.
 
+mod lossless;
+
+pub use lossless::expand_lossless;
+
 use super::names::adjusted;
 use super::{FieldNameAdjustment, JsonEmptyArray, JsonNull, OutboxOptions};
+use crate::encode::connect::{Field, Schema, SchemaKind};
 use crate::encode::strict::Datum;
 
 /// What became of a text payload.
 #[derive(Debug, PartialEq)]
 pub enum Expanded {
     /// A value with structure.
-    Value(Datum),
+    Value(Datum, Shape),
     /// Left as the string it is.
     Text,
+    /// Left as the string it is, and without any schema.
+    Bare,
     /// A schema was found that the document does not fit: the reason.
     Unfit(String),
 }
@@ -29,13 +36,14 @@ pub fn expand(text: &str, options: &OutboxOptions) -> Expanded {
     let rules =
         Rules { null: options.json_null, empty: options.json_empty_array, names: options.field_name_adjustment };
     match (rules.infer(&node), &node) {
-        (Err(Undetermined), _) | (Ok(None), _) => Expanded::Text,
+        (Err(Undetermined), _) => Expanded::Text,
+        (Ok(None), _) => Expanded::Bare,
         // Its members are never converted, but the schema stays with the string.
         (Ok(Some(_)), Node::Array(_)) => {
             Expanded::Unfit("a JSON array cannot be the whole payload when expanded".into())
         }
-        (Ok(Some(shape)), node) => match convert(node, &shape) {
-            Ok(datum) => Expanded::Value(datum),
+        (Ok(Some(shape)), node) => match convert(node, &shape, false) {
+            Ok(datum) => Expanded::Value(datum, shape),
             Err(why) => Expanded::Unfit(why),
         },
     }
@@ -57,8 +65,9 @@ pub enum Node {
     Object(Vec<(Vec<u16>, Node)>),
 }
 
+/// The schema of a document: what is optional of it, all but one thing is.
 #[derive(Clone, Debug, PartialEq)]
-enum Shape {
+pub enum Shape {
     Text,
     Bool,
     Int,
@@ -67,7 +76,48 @@ enum Shape {
     /// A null that is kept.
     Bytes,
     Array(Box<Shape>),
-    Struct(Vec<(Vec<u16>, Shape)>),
+    /// `merged`: of items of an array that were not alike, which are not optional.
+    Struct {
+        members: Vec<(Vec<u16>, Shape)>,
+        merged: bool,
+    },
+}
+
+impl Shape {
+    /// As a schema: structs are named after the way to them, which begins at `key`.
+    pub fn schema(&self, key: Option<&str>) -> Result<Schema, &'static str> {
+        let kind = match self {
+            Shape::Text => SchemaKind::String,
+            Shape::Bool => SchemaKind::Boolean,
+            Shape::Int => SchemaKind::Int32,
+            Shape::Long => SchemaKind::Int64,
+            Shape::Double => SchemaKind::Float64,
+            Shape::Bytes => SchemaKind::Bytes,
+            // Only structs hand the way on to what is in them.
+            Shape::Array(item) => {
+                let key = key.filter(|_| matches!(**item, Shape::Struct { .. }));
+                SchemaKind::Array(item.schema(key)?.shared())
+            }
+            Shape::Struct { members, merged } => return struct_schema(members, *merged, key),
+        };
+        Ok(Schema::of(kind).optional())
+    }
+}
+
+fn struct_schema(members: &[(Vec<u16>, Shape)], merged: bool, key: Option<&str>) -> Result<Schema, &'static str> {
+    let mut fields = Vec::with_capacity(members.len());
+    for (name, shape) in members {
+        let name = String::from_utf16(name).map_err(|_| "has a member whose name is no text: it has no schema")?;
+        let schema = match key.filter(|key| !key.trim().is_empty()) {
+            Some(key) => shape.schema(Some(&format!("{key}.{name}")))?,
+            None => shape.schema(Some(&name))?,
+        };
+        fields.push(Field { name: name.into(), schema: schema.shared() });
+    }
+    let mut schema = Schema::of(SchemaKind::Struct(fields));
+    schema.name = key.map(Into::into);
+    schema.optional = !merged;
+    Ok(schema)
 }
 
 /// No schema can be inferred: the whole expansion is given up.
@@ -112,7 +162,7 @@ impl Rules {
                 shapes.push((name, shape));
             }
         }
-        Ok(Shape::Struct(shapes))
+        Ok(Shape::Struct { members: shapes, merged: false })
     }
 
     /// The type of an array's items: of the first that is not null; all must be of its kind.
@@ -134,15 +184,23 @@ impl Rules {
         if !matches!(first, Node::Object(_)) {
             return self.infer(first)?.ok_or(Undetermined);
         }
-        let mut merged = Vec::new();
+        let mut distinct: Vec<Shape> = Vec::new();
         for item in items {
-            if let Node::Object(members) = item
-                && let Shape::Struct(shapes) = self.infer_struct(members)?
-            {
-                merge(&mut merged, shapes);
+            if let Node::Object(members) = item {
+                let shape = self.infer_struct(members)?;
+                if !distinct.contains(&shape) {
+                    distinct.push(shape);
+                }
             }
         }
-        Ok(Shape::Struct(merged))
+        let merged = distinct.len() > 1;
+        let mut members = Vec::new();
+        for shape in distinct {
+            if let Shape::Struct { members: more, .. } = shape {
+                merge(&mut members, more);
+            }
+        }
+        Ok(Shape::Struct { members, merged })
     }
 }
 
@@ -158,23 +216,24 @@ fn merge(into: &mut Vec<(Vec<u16>, Shape)>, more: Vec<(Vec<u16>, Shape)>) {
     }
 }
 
-/// The document in the form of its schema. Members are looked up by their *adjusted* name: renamed ones lose their data.
-fn convert(node: &Node, shape: &Shape) -> Result<Datum, String> {
+/// The document in the form of its schema. `wide`: a small integer may stand where there are large ones. Members are looked up by their *adjusted* name: renamed ones lose their data.
+fn convert(node: &Node, shape: &Shape, wide: bool) -> Result<Datum, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(Datum::Null),
         (Node::Bool(value), Shape::Bool) => Ok(Datum::Bool(*value)),
         (Node::Int(value), Shape::Int) => Ok(Datum::Int(i64::from(*value))),
         (Node::Long(value), Shape::Long) => Ok(Datum::Int(*value)),
+        (Node::Int(value), Shape::Long) if wide => Ok(Datum::Int(i64::from(*value))),
         (Node::Double(value), Shape::Double) => Ok(Datum::Double(*value)),
         (Node::Text(units), Shape::Text) => Ok(Datum::Utf16(units.clone())),
         (Node::Array(items), Shape::Array(item)) => {
-            items.iter().map(|node| convert(node, item)).collect::<Result<_, _>>().map(Datum::Array)
+            items.iter().map(|node| convert(node, item, wide)).collect::<Result<_, _>>().map(Datum::Array)
         }
-        (Node::Object(members), Shape::Struct(shapes)) => {
+        (Node::Object(members), Shape::Struct { members: shapes, .. }) => {
             let of = |name: &Vec<u16>| members.iter().find(|(known, _)| known == name).map(|(_, node)| node);
             let member = |(name, shape): &(Vec<u16>, Shape)| {
                 of(name)
-                    .map_or(Ok(Datum::Null), |node| convert(node, shape))
+                    .map_or(Ok(Datum::Null), |node| convert(node, shape, wide))
                     .map(|datum| (name.as_slice().into(), datum))
             };
             shapes.iter().map(member).collect::<Result<_, _>>().map(Datum::Struct)
@@ -191,12 +250,12 @@ mod tests {
 
     fn expanded_with(text: &str, options: &OutboxOptions) -> String {
         match expand(text, options) {
-            Expanded::Value(datum) => {
+            Expanded::Value(datum, _) => {
                 let mut out = Vec::new();
                 write_json(&mut out, &datum);
                 String::from_utf8(out).unwrap()
             }
-            Expanded::Text => "text".into(),
+            Expanded::Text | Expanded::Bare => "text".into(),
             Expanded::Unfit(_) => "unfit".into(),
         }
     }

@@ -93,22 +93,8 @@ impl OutboxRouter {
     /// Checks all that can be checked without a row.
     pub fn new(options: &OutboxOptions, settings: RouteSettings) -> Result<OutboxRouter, RouteConfigError> {
         let placements = options.placement.as_deref().map(placement::parse).transpose()?.unwrap_or_default();
-        check_formats(&settings, &placements)?;
-        for (option, column) in [
-            ("key_column", Some(&options.key_column)),
-            ("payload_column", Some(&options.payload_column)),
-            ("route_by", Some(&options.route_by)),
-            ("id_column", options.id_column.as_ref()),
-            ("timestamp_column", options.timestamp_column.as_ref()),
-            ("lsn_header", options.lsn_header.as_ref()),
-        ] {
-            if column.is_some_and(String::is_empty) {
-                return Err(RouteConfigError::Empty { option });
-            }
-        }
-        if options.lsn_header.is_some() && settings.compatibility == Compatibility::Strict {
-            return Err(RouteConfigError::LsnHeader);
-        }
+        check_formats(&settings)?;
+        check_options(options, settings.compatibility == Compatibility::Strict, settings.value_format, &placements)?;
         Ok(OutboxRouter {
             topics: TopicNames::new(&options.topic_regex, &options.topic_replacement)?,
             only_topics: settings.only_topics.as_deref().map(JavaRegex::new).transpose()?,
@@ -373,7 +359,10 @@ impl Route for OutboxRouter {
         match &change.event {
             Event::Row(row) => self.row(change, row),
             Event::Truncate { .. } => Routed::Filtered("truncate"),
-            Event::Message(_) => rejected(change, None, "a logical message cannot be routed as an event yet".into()),
+            Event::Message(_) => {
+                let hint = "a logical message is no row: the transform decode_logical_decoding_message_content makes one of it";
+                rejected(change, None, hint.into())
+            }
             Event::Undecodable { reason, .. } => rejected(change, None, format!("the change cannot be read: {reason}")),
         }
     }
@@ -383,7 +372,7 @@ impl Route for OutboxRouter {
     }
 }
 
-fn check_formats(settings: &RouteSettings, placements: &[Placement]) -> Result<(), RouteConfigError> {
+fn check_formats(settings: &RouteSettings) -> Result<(), RouteConfigError> {
     for (part, format) in [("keys", settings.key_format), ("values", settings.value_format)] {
         if format == Format::Plain {
             return Err(RouteConfigError::PlainFormat { part });
@@ -392,7 +381,32 @@ fn check_formats(settings: &RouteSettings, placements: &[Placement]) -> Result<(
     if settings.header_format == Format::Binary {
         return Err(RouteConfigError::BinaryHeaders);
     }
-    if settings.value_format == Format::Binary && placements.iter().any(|p| p.place == Place::Envelope) {
+    Ok(())
+}
+
+/// What can be wrong with the options themselves, whoever applies them.
+pub(in crate::transform) fn check_options(
+    options: &OutboxOptions,
+    strict: bool,
+    value_format: Format,
+    placements: &[Placement],
+) -> Result<(), RouteConfigError> {
+    for (option, column) in [
+        ("key_column", Some(&options.key_column)),
+        ("payload_column", Some(&options.payload_column)),
+        ("route_by", Some(&options.route_by)),
+        ("id_column", options.id_column.as_ref()),
+        ("timestamp_column", options.timestamp_column.as_ref()),
+        ("lsn_header", options.lsn_header.as_ref()),
+    ] {
+        if column.is_some_and(String::is_empty) {
+            return Err(RouteConfigError::Empty { option });
+        }
+    }
+    if options.lsn_header.is_some() && strict {
+        return Err(RouteConfigError::LsnHeader);
+    }
+    if value_format == Format::Binary && placements.iter().any(|p| p.place == Place::Envelope) {
         return Err(RouteConfigError::BinaryEnvelope);
     }
     Ok(())
@@ -451,7 +465,7 @@ fn is_json(kind: Kind, text: &[u8]) -> bool {
 }
 
 /// Java's `trim().isEmpty()`: nothing above U+0020.
-pub(super) fn is_blank(text: &[u8]) -> bool {
+pub(in crate::transform) fn is_blank(text: &[u8]) -> bool {
     text.iter().all(|byte| *byte <= 0x20)
 }
 

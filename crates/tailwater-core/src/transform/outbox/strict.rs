@@ -106,8 +106,11 @@ impl OutboxRouter {
             && let Datum::Text(text) = &payload
         {
             match expand(text, self.options()) {
-                Expanded::Value(value) => payload = value,
-                Expanded::Text => {}
+                Expanded::Value(value, _) => payload = value,
+                Expanded::Bare if !columns.members.is_empty() => {
+                    unfit = Some("an empty array cannot be expanded inside an envelope".into());
+                }
+                Expanded::Text | Expanded::Bare => {}
                 Expanded::Unfit(why) => unfit = Some(why),
             }
         }

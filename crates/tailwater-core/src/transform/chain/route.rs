@@ -1,0 +1,162 @@
+//! The chain as a route: records of a change, link by link, to messages.
+
+use super::decode::Decode;
+use super::event_router::{EventRouter, Wire};
+use super::predicate::Check;
+use super::unwrap::Unwrap;
+use super::{ChainConfigError, Link, Step, Transform};
+use crate::encode::connect::{ConnectRecord, Converter, Converters};
+use crate::route::{Compatibility, Format, Route, Routed};
+use crate::transform::changes::{ChangeOptions, ChangeRouter, ChangeSettings, Outcome};
+use crate::transform::outbox::reject::rejected;
+use crate::transform::outbox::topic::TopicNames;
+use crate::{Change, Event, Message, Operation, Relation};
+use std::sync::Arc;
+
+/// Change events through a chain of transforms; without any, change events as they are.
+#[derive(Debug)]
+pub struct ChainRoute {
+    router: ChangeRouter,
+    links: Vec<(Check, Built)>,
+    converters: Converters,
+    /// The first link is an outbox router that sees everything: a delete need not be written to be dropped.
+    outbox: bool,
+}
+
+#[derive(Debug)]
+enum Built {
+    EventRouter(Box<EventRouter>),
+    Unwrap(Box<Unwrap>),
+    Regex(TopicNames),
+    Decode(Decode),
+}
+
+impl ChainRoute {
+    /// Checks all that can be checked without a record.
+    pub fn new(
+        links: &[Link],
+        options: &ChangeOptions,
+        settings: &ChangeSettings,
+        converters: Converters,
+    ) -> Result<ChainRoute, ChainConfigError> {
+        check_converters(&converters)?;
+        let strict = settings.compatibility == Compatibility::Strict;
+        let built = links
+            .iter()
+            .enumerate()
+            .map(|(index, link)| {
+                let reason = |reason| ChainConfigError::Route { link: index + 1, reason };
+                if link.negate && link.predicate.is_none() {
+                    return Err(ChainConfigError::Negate { link: index + 1 });
+                }
+                let check = Check::new(link.predicate.as_ref(), link.negate).map_err(reason)?;
+                Ok((check, build(index + 1, &link.transform, strict, &converters)?))
+            })
+            .collect::<Result<Vec<_>, ChainConfigError>>()?;
+        Ok(ChainRoute {
+            router: ChangeRouter::new(options, settings)?,
+            outbox: matches!(built.first(), Some((Check::Always, Built::EventRouter(_)))),
+            links: built,
+            converters,
+        })
+    }
+
+    /// Whether the rows of this table can be written: what is refused, by name. For checks before the first change.
+    pub fn check(&mut self, relation: &Arc<Relation>) -> Result<(), String> {
+        self.router.check(relation)
+    }
+
+    fn messages(&mut self, change: &Change) -> Result<Routed, String> {
+        if self.outbox
+            && let Event::Row(row) = &change.event
+            && row.operation == Operation::Delete
+        {
+            return Ok(Routed::Filtered("delete"));
+        }
+        let records = match self.router.records(change)? {
+            Outcome::Records(records) => records,
+            Outcome::Filtered(rule) => return Ok(Routed::Filtered(rule)),
+        };
+        let mut messages: Vec<Message> = Vec::with_capacity(records.len());
+        let mut dropped = "nothing to publish";
+        for record in records {
+            match run(&mut self.links, change, record)? {
+                Step::Record(record) => messages.push(self.converters.message(&record)?),
+                Step::Dropped(rule) => dropped = rule,
+            }
+        }
+        Ok(match <[Message; 1]>::try_from(messages) {
+            Ok([message]) => Routed::Message(message),
+            Err(none) if none.is_empty() => Routed::Filtered(dropped),
+            Err(messages) => Routed::Messages(messages),
+        })
+    }
+}
+
+impl Route for ChainRoute {
+    fn apply(&mut self, change: &Change) -> Routed {
+        self.messages(change).unwrap_or_else(|reason| rejected(change, None, reason))
+    }
+}
+
+fn run(links: &mut [(Check, Built)], change: &Change, mut record: ConnectRecord) -> Result<Step, String> {
+    for (check, built) in links {
+        if !check.takes(&record)? {
+            continue;
+        }
+        let step = match built {
+            Built::EventRouter(router) => router.apply(change, record)?,
+            Built::Unwrap(unwrap) => unwrap.apply(change, record)?,
+            Built::Decode(decode) => decode.apply(record)?,
+            Built::Regex(names) => {
+                let topic = names.name(record.topic.as_bytes());
+                record.topic = topic.map_err(|why| format!("topic {}: {why}", record.topic))?;
+                Step::Record(record)
+            }
+        };
+        record = match step {
+            Step::Record(record) => record,
+            dropped @ Step::Dropped(_) => return Ok(dropped),
+        };
+    }
+    Ok(Step::Record(record))
+}
+
+fn build(link: usize, transform: &Transform, strict: bool, converters: &Converters) -> Result<Built, ChainConfigError> {
+    let reason = |reason| ChainConfigError::Route { link, reason };
+    let wire = Wire { strict, format: converters.value.format, schemas: converters.value.schemas };
+    Ok(match transform {
+        Transform::EventRouter(options) => {
+            Built::EventRouter(Box::new(EventRouter::new(options, wire).map_err(reason)?))
+        }
+        Transform::ExtractNewRecordState(options) => {
+            let unwrap = Unwrap::new(options, strict);
+            Built::Unwrap(Box::new(unwrap.map_err(|(option, value, reason)| ChainConfigError::Option {
+                link,
+                option,
+                value,
+                reason,
+            })?))
+        }
+        Transform::RegexRouter(options) => {
+            Built::Regex(TopicNames::new(&options.regex, &options.replacement).map_err(reason)?)
+        }
+        Transform::DecodeLogicalDecodingMessageContent(options) => Built::Decode(Decode::new(*options, wire)),
+    })
+}
+
+fn check_converters(converters: &Converters) -> Result<(), ChainConfigError> {
+    let Converters { key, value, header } = converters;
+    for (part, Converter { format, schemas, .. }) in [("keys", key), ("values", value), ("headers", header)] {
+        if *format == Format::Plain && part != "headers" {
+            return Err(ChainConfigError::PlainFormat { part });
+        }
+        if *schemas && *format != Format::Json {
+            return Err(ChainConfigError::Schemas { part });
+        }
+    }
+    if header.format == Format::Binary {
+        return Err(ChainConfigError::Binary { part: "headers", reason: "use plain, string or json" });
+    }
+    Ok(())
+}
