@@ -3,7 +3,7 @@
 //! Behaviour follows Debezium's `EventRouter` (options, order of processing, placements); differences are listed in
 //! docs/debezium.md.
 
-mod columns;
+pub(super) mod columns;
 pub(super) mod expand;
 pub(crate) mod java_regex;
 pub(super) mod json_node;

@@ -249,7 +249,7 @@ impl EventRouter {
     ) -> Result<Typed, String> {
         let empty = match &payload.datum {
             Datum::Null => true,
-            Datum::Text(text) => is_blank(text.as_bytes()),
+            Datum::Text(text) | Datum::Json(text) => is_blank(text.as_bytes()),
             _ => false,
         };
         if empty && self.options.tombstone_on_empty {

@@ -8,6 +8,8 @@ use super::{ChainConfigError, Link, Step, Transform};
 use crate::encode::connect::{ConnectRecord, Converter, Converters};
 use crate::route::{Compatibility, Format, Route, Routed};
 use crate::transform::changes::{ChangeOptions, ChangeRouter, ChangeSettings, Outcome};
+use crate::transform::outbox::OutboxOptions;
+use crate::transform::outbox::columns::Columns;
 use crate::transform::outbox::reject::rejected;
 use crate::transform::outbox::topic::TopicNames;
 use crate::{Change, Event, Message, Operation, Relation};
@@ -19,8 +21,10 @@ pub struct ChainRoute {
     router: ChangeRouter,
     links: Vec<(Check, Built)>,
     converters: Converters,
+    /// Of the first outbox router: where a rejected row has its id, its key and its type.
+    outbox: Option<OutboxOptions>,
     /// The first link is an outbox router that sees everything: a delete need not be written to be dropped.
-    outbox: bool,
+    only_outbox: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +44,14 @@ impl ChainRoute {
         converters: Converters,
     ) -> Result<ChainRoute, ChainConfigError> {
         check_converters(&converters)?;
+        let outbox = links.iter().find_map(|link| match &link.transform {
+            Transform::EventRouter(options) => Some(options.clone()),
+            _ => None,
+        });
+        if outbox.is_none() && converters.value.format == Format::Binary {
+            let reason = "change events are no bytes: use json or string";
+            return Err(ChainConfigError::Binary { part: "values", reason });
+        }
         let strict = settings.compatibility == Compatibility::Strict;
         let built = links
             .iter()
@@ -55,7 +67,8 @@ impl ChainRoute {
             .collect::<Result<Vec<_>, ChainConfigError>>()?;
         Ok(ChainRoute {
             router: ChangeRouter::new(options, settings)?,
-            outbox: matches!(built.first(), Some((Check::Always, Built::EventRouter(_)))),
+            outbox,
+            only_outbox: matches!(built.first(), Some((Check::Always, Built::EventRouter(_)))),
             links: built,
             converters,
         })
@@ -67,7 +80,7 @@ impl ChainRoute {
     }
 
     fn messages(&mut self, change: &Change) -> Result<Routed, String> {
-        if self.outbox
+        if self.only_outbox
             && let Event::Row(row) = &change.event
             && row.operation == Operation::Delete
         {
@@ -95,7 +108,13 @@ impl ChainRoute {
 
 impl Route for ChainRoute {
     fn apply(&mut self, change: &Change) -> Routed {
-        self.messages(change).unwrap_or_else(|reason| rejected(change, None, reason))
+        self.messages(change).unwrap_or_else(|reason| {
+            let columns = match (&self.outbox, &change.event) {
+                (Some(options), Event::Row(row)) => Columns::find(options, &[], &row.relation, true).ok(),
+                _ => None,
+            };
+            rejected(change, columns.as_ref(), reason)
+        })
     }
 }
 
