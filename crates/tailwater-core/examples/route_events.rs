@@ -1,15 +1,18 @@
 //! What routing one event costs: `cargo run --release -p tailwater-core --example route_events`.
 //!
 //! The report recipe (expansion, two envelope placements) over a payload of 300 bytes, in the default mode and in strict
-//! compatibility, and reading the row from its `pgoutput` bytes. Rounds are short, and the best one counts beside the
+//! compatibility, in a chain of transforms, and reading the row from its `pgoutput` bytes. Rounds are short, and the best one counts beside the
 //! median: on a busy machine the median holds other programs too.
 
 use bytes::Bytes;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
+use tailwater_core::encode::connect::{Converter, Converters};
 use tailwater_core::pgoutput::{PgOutput, decode, encode};
-use tailwater_core::route::{Compatibility, Route, Routed};
+use tailwater_core::route::{Compatibility, Format, Route, Routed};
+use tailwater_core::transform::chain::{ChainRoute, Transform};
+use tailwater_core::transform::changes::{ChangeOptions, ChangeSettings};
 use tailwater_core::transform::outbox::{OutboxOptions, OutboxRouter, RouteSettings};
 use tailwater_core::{Change, Column, Commit, Event, Operation, Relation, ReplicaIdentity, Row, Tuple, Value};
 
@@ -24,9 +27,24 @@ fn main() {
         assert!(matches!(router.apply(&change), Routed::Message(_)), "the row is routed");
         println!("{name}: {} per event", cost(|| drop(black_box(router.apply(black_box(&change))))));
     }
+    for (name, schemas) in [("chain", false), ("chain with schemas", true)] {
+        let mut chain = chain(schemas);
+        assert!(matches!(chain.apply(&change), Routed::Message(_)), "the row is routed");
+        println!("{name}: {} per event", cost(|| drop(black_box(chain.apply(black_box(&change))))));
+    }
     let Event::Row(Row { new: Some(new), .. }) = &change.event else { return };
     let body = encode(&PgOutput::Insert { relation: 1, new: new.clone() });
     println!("decode: {} per row", cost(|| drop(black_box(decode(black_box(body.clone()))))));
+}
+
+/// The same recipe as a link of a chain.
+fn chain(schemas: bool) -> ChainRoute {
+    let converter = |format, schemas| Converter::of(format, schemas, Compatibility::Default);
+    let value = converter(Format::Json, schemas);
+    let converters = Converters { key: value, value, header: converter(Format::Plain, false) };
+    let links = [Transform::EventRouter(recipe()).into()];
+    ChainRoute::new(&links, &ChangeOptions::default(), &ChangeSettings::default(), converters)
+        .expect("the recipe is a valid configuration")
 }
 
 fn cost(mut step: impl FnMut()) -> String {

@@ -16,20 +16,22 @@ pub struct Converter {
     pub schemas: bool,
     /// JsonConverter's `replace.null.with.default`: null in a field with a default is written as the default.
     pub replace_null: bool,
+    /// JsonConverter's `decimal.format=NUMERIC`: decimals are JSON numbers, else their unscaled bytes in base64.
+    pub numeric: bool,
     /// Format `Plain` of headers: numbers and booleans keep their type, for brokers that have types. Else all are texts.
     pub typed: bool,
 }
 
 impl Converter {
-    /// `schemas` off, `replace_null` on, `typed` off: what Debezium gives.
+    /// `replace_null` on, all else off: what Debezium gives.
     pub fn new(format: Format) -> Converter {
-        Converter { format, schemas: false, replace_null: true, typed: false }
+        Converter { format, schemas: false, replace_null: true, numeric: false, typed: false }
     }
 
     /// With the meaning of null that the compatibility asks for: Debezium writes a null of the row as the column's default.
     pub fn of(format: Format, schemas: bool, compatibility: Compatibility) -> Converter {
         let strict = compatibility == Compatibility::Strict;
-        Converter { format, schemas, replace_null: strict, typed: !strict }
+        Converter { format, schemas, replace_null: strict, numeric: false, typed: !strict }
     }
 
     /// Bytes of a key or a value. `None`: no bytes at all.
@@ -69,10 +71,11 @@ impl Converter {
         let mut out = Vec::with_capacity(512);
         if self.schemas {
             out.extend_from_slice(b"{\"schema\":");
-            out.extend_from_slice(schema.map_or(b"null", |schema| schema.json()));
+            out.extend_from_slice(schema.map_or(b"null", |schema| schema.json(self.numeric)));
             out.extend_from_slice(b",\"payload\":");
         }
-        write_value(&mut out, schema, &value.datum, self.replace_null);
+        let writing = Writing { replace_null: self.replace_null, numeric: self.numeric };
+        write_value(&mut out, schema, &value.datum, writing);
         if self.schemas {
             out.push(b'}');
         }
@@ -124,11 +127,18 @@ fn typed(datum: &Datum) -> HeaderValue {
     }
 }
 
+/// How values become JSON.
+#[derive(Clone, Copy)]
+pub(super) struct Writing {
+    pub replace_null: bool,
+    pub numeric: bool,
+}
+
 /// Appends a value as `JsonConverter` does: null in a field with a default is the default, if so wanted.
-pub(super) fn write_value(out: &mut Vec<u8>, schema: Option<&Schema>, datum: &Datum, replace_null: bool) {
+pub(super) fn write_value(out: &mut Vec<u8>, schema: Option<&Schema>, datum: &Datum, writing: Writing) {
     let Some(schema) = schema else { return write_json(out, datum) };
     let datum = match (datum, &schema.default) {
-        (Datum::Null, Some(default)) if replace_null => default,
+        (Datum::Null, Some(default)) if writing.replace_null => default,
         _ => datum,
     };
     match (datum, &schema.kind) {
@@ -141,7 +151,7 @@ pub(super) fn write_value(out: &mut Vec<u8>, schema: Option<&Schema>, datum: &Da
                 write_string(out, name.iter().copied());
                 out.push(b':');
                 let schema = fields.get(index).map(|field| &*field.schema);
-                write_value(out, schema, member, replace_null);
+                write_value(out, schema, member, writing);
             }
             out.push(b'}');
         }
@@ -151,10 +161,11 @@ pub(super) fn write_value(out: &mut Vec<u8>, schema: Option<&Schema>, datum: &Da
                 if index > 0 {
                     out.push(b',');
                 }
-                write_value(out, Some(of), item, replace_null);
+                write_value(out, Some(of), item, writing);
             }
             out.push(b']');
         }
+        (Datum::Decimal(decimal), _) if writing.numeric => out.extend_from_slice(decimal.to_string().as_bytes()),
         _ => write_json(out, datum),
     }
 }
@@ -198,5 +209,23 @@ mod tests {
         let header = Converter { schemas: true, ..json }.header(&Typed::text("a"));
         let expected = Bytes::from_static(br#"{"schema":{"type":"string","optional":false},"payload":"a"}"#);
         assert_eq!(header, HeaderValue::Text(expected));
+    }
+
+    #[test]
+    fn decimals_are_numbers_when_asked_and_in_defaults_too() {
+        let decimal = |text| Datum::Decimal(crate::encode::decimal::Decimal::parse(text).unwrap());
+        let price = Schema::of(SchemaKind::Bytes).with_default(Some(decimal("1.50"))).shared();
+        let schema = Schema::of(SchemaKind::Struct(vec![Field { name: "price".into(), schema: price }])).shared();
+        let value = Typed::new(&schema, Datum::Struct(vec![(Datum::name("price"), decimal("12.30"))]));
+        let text = |numeric| {
+            let converter = Converter { schemas: true, numeric, ..Converter::new(Format::Json) };
+            String::from_utf8(converter.bytes(&value).unwrap().unwrap().to_vec()).unwrap()
+        };
+        let expected = |default: &str, price: &str| {
+            format!(
+                r#"{{"schema":{{"type":"struct","fields":[{{"type":"bytes","optional":false,"default":{default},"field":"price"}}],"optional":false}},"payload":{{"price":{price}}}}}"#
+            )
+        };
+        assert_eq!([text(false), text(true)], [expected("\"AJY=\"", "\"BM4=\""), expected("1.50", "12.30")]);
     }
 }

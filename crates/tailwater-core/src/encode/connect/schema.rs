@@ -1,7 +1,7 @@
 //! Schemas, and their JSON as `JsonConverter` writes it.
 
 use super::super::strict::{Datum, write_string};
-use super::convert::write_value;
+use super::convert::{Writing, write_value};
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,8 @@ pub struct Schema {
     /// In the order in which they were set.
     pub parameters: Vec<(Arc<str>, Arc<str>)>,
     pub default: Option<Datum>,
-    json: OnceLock<Arc<[u8]>>,
+    /// With decimals as base64, and as numbers.
+    json: [OnceLock<Arc<[u8]>>; 2],
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +55,7 @@ impl Clone for Schema {
             doc: self.doc.clone(),
             parameters: self.parameters.clone(),
             default: self.default.clone(),
-            json: OnceLock::new(),
+            json: Default::default(),
         }
     }
 }
@@ -83,7 +84,7 @@ impl Schema {
             doc: None,
             parameters: Vec::new(),
             default: None,
-            json: OnceLock::new(),
+            json: Default::default(),
         }
     }
 
@@ -129,24 +130,25 @@ impl Schema {
         self.fields().iter().find(|field| &*field.name == name)
     }
 
-    /// As `JsonConverter` writes it; written once.
-    pub fn json(&self) -> &[u8] {
-        self.json.get_or_init(|| {
+    /// As `JsonConverter` writes it; written once. `numeric`: decimals among the defaults are numbers.
+    pub fn json(&self, numeric: bool) -> &[u8] {
+        let [base64, number] = &self.json;
+        (if numeric { number } else { base64 }).get_or_init(|| {
             let mut out = Vec::with_capacity(1024);
-            self.write_json(&mut out, None);
+            self.write_json(&mut out, None, numeric);
             out.into()
         })
     }
 
-    fn write_json(&self, out: &mut Vec<u8>, field: Option<&str>) {
+    fn write_json(&self, out: &mut Vec<u8>, field: Option<&str>, numeric: bool) {
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(self.type_word().as_bytes());
         out.push(b'"');
         match &self.kind {
-            SchemaKind::Array(items) => member_schema(out, "items", items),
+            SchemaKind::Array(items) => member_schema(out, "items", items, numeric),
             SchemaKind::Map(keys, values) => {
-                member_schema(out, "keys", keys);
-                member_schema(out, "values", values);
+                member_schema(out, "keys", keys, numeric);
+                member_schema(out, "values", values, numeric);
             }
             SchemaKind::Struct(fields) => {
                 out.extend_from_slice(b",\"fields\":[");
@@ -154,7 +156,7 @@ impl Schema {
                     if index > 0 {
                         out.push(b',');
                     }
-                    field.schema.write_json(out, Some(&field.name));
+                    field.schema.write_json(out, Some(&field.name), numeric);
                 }
                 out.push(b']');
             }
@@ -181,7 +183,7 @@ impl Schema {
         }
         if let Some(default) = &self.default {
             out.extend_from_slice(b",\"default\":");
-            write_value(out, Some(self), default, true);
+            write_value(out, Some(self), default, Writing { replace_null: true, numeric });
         }
         if let Some(field) = field {
             member_text(out, "field", field);
@@ -214,11 +216,11 @@ fn member_text(out: &mut Vec<u8>, name: &str, value: &str) {
     write_string(out, value.encode_utf16());
 }
 
-fn member_schema(out: &mut Vec<u8>, name: &str, schema: &Schema) {
+fn member_schema(out: &mut Vec<u8>, name: &str, schema: &Schema, numeric: bool) {
     out.push(b',');
     write_string(out, name.encode_utf16());
     out.push(b':');
-    schema.write_json(out, None);
+    schema.write_json(out, None, numeric);
 }
 
 #[cfg(test)]
@@ -246,8 +248,11 @@ mod tests {
             r#"{"type":"array","items":{"type":"int32","optional":true},"optional":false,"field":"list"}],"#,
             r#""optional":false,"name":"a.b"}"#
         );
-        assert_eq!(String::from_utf8_lossy(schema.json()), expected);
+        assert_eq!(String::from_utf8_lossy(schema.json(false)), expected);
         let renamed = schema.clone().named("c", None);
-        assert!(renamed.json().ends_with(br#""name":"c"}"#), "what was written once is not that of a changed clone");
+        assert!(
+            renamed.json(false).ends_with(br#""name":"c"}"#),
+            "what was written once is not that of a changed clone"
+        );
     }
 }

@@ -69,18 +69,19 @@ impl EventRouter {
         let renewed = || record.headers.iter().any(|header| &*header.name == "__debezium.oldkey");
         match operation.as_str() {
             "d" => return Ok(Step::Dropped("delete")),
-            "u" => return self.update(),
-            "c" if !self.wire.strict && renewed() => return self.update(),
+            "u" => return self.update().map(Step::Dropped),
+            "c" if !self.wire.strict && renewed() => return self.update().map(Step::Dropped),
             _ => {}
         }
         let event = Event::of(&envelope, self.wire.strict).ok_or("the change event has no new row")?;
         self.route(change, &event, record).map(Step::Record)
     }
 
-    fn update(&self) -> Result<Step, String> {
+    /// The rule by which an update is dropped.
+    pub fn update(&self) -> Result<&'static str, String> {
         match self.options.on_update {
-            OnUpdate::Warn => Ok(Step::Dropped("update")),
-            OnUpdate::Error => Ok(Step::Dropped("update_as_error")),
+            OnUpdate::Warn => Ok("update"),
+            OnUpdate::Error => Ok("update_as_error"),
             OnUpdate::Fatal => Err("an outbox row was updated, and on_update = \"fatal\" forbids it".into()),
         }
     }
@@ -315,7 +316,7 @@ impl EventRouter {
             );
         }
         for field in fields.iter().take(if !self.wire.strict { usize::MAX } else { usize::from(!versioned) }) {
-            key.extend_from_slice(field.schema.json());
+            key.extend_from_slice(field.schema.json(false));
         }
         if let Some(known) = self.envelopes.get(&key) {
             let fits = known.fields() == fields;

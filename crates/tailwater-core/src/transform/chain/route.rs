@@ -23,8 +23,7 @@ pub struct ChainRoute {
     converters: Converters,
     /// Of the first outbox router: where a rejected row has its id, its key and its type.
     outbox: Option<OutboxOptions>,
-    /// The first link is an outbox router that sees everything: a delete need not be written to be dropped.
-    only_outbox: bool,
+    strict: bool,
 }
 
 #[derive(Debug)]
@@ -65,26 +64,35 @@ impl ChainRoute {
                 Ok((check, build(index + 1, &link.transform, strict, &converters)?))
             })
             .collect::<Result<Vec<_>, ChainConfigError>>()?;
-        Ok(ChainRoute {
-            router: ChangeRouter::new(options, settings)?,
-            outbox,
-            only_outbox: matches!(built.first(), Some((Check::Always, Built::EventRouter(_)))),
-            links: built,
-            converters,
-        })
+        Ok(ChainRoute { router: ChangeRouter::new(options, settings)?, outbox, strict, links: built, converters })
     }
 
     /// Whether the rows of this table can be written: what is refused, by name. For checks before the first change.
     pub fn check(&mut self, relation: &Arc<Relation>) -> Result<(), String> {
-        self.router.check(relation)
+        match self.links.first() {
+            // Of an outbox only new rows are written.
+            Some((Check::Always, Built::EventRouter(_))) => self.router.check_new_rows(relation),
+            _ => self.router.check(relation),
+        }
+    }
+
+    /// What an outbox router drops whatever the row is, before the row is written for it.
+    fn no_event(&self, change: &Change) -> Result<Option<&'static str>, String> {
+        let (Event::Row(row), Some((Check::Always, Built::EventRouter(router)))) = (&change.event, self.links.first())
+        else {
+            return Ok(None);
+        };
+        match row.operation {
+            Operation::Delete => Ok(Some("delete")),
+            // In strict compatibility one that changes the key is an event.
+            Operation::Update if !self.strict => router.update().map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn messages(&mut self, change: &Change) -> Result<Routed, String> {
-        if self.only_outbox
-            && let Event::Row(row) = &change.event
-            && row.operation == Operation::Delete
-        {
-            return Ok(Routed::Filtered("delete"));
+        if let Some(rule) = self.no_event(change)? {
+            return Ok(Routed::Filtered(rule));
         }
         let records = match self.router.records(change)? {
             Outcome::Records(records) => records,

@@ -96,6 +96,31 @@ fn deletes_and_updates_of_an_outbox_are_no_events() {
 }
 
 #[test]
+fn an_outbox_needs_no_old_rows_whatever_its_identity() {
+    let mut relation = (*outbox()).clone();
+    relation.identity = ReplicaIdentity::Index;
+    relation.columns[0].key = false;
+    relation.columns[1].key = true;
+    let relation = Arc::new(relation);
+    let old = Some(OldTuple::Key(tuple(&[None, Some("User"), None, None, None])));
+    let new = Some(tuple(&[Some(ID), Some("User"), Some("k"), None, None]));
+    let mut route = chain(&[router(None, false)]);
+    route.check(&relation).unwrap();
+    assert_eq!(route.apply(&row(&relation, Operation::Update, old.clone(), new)), Routed::Filtered("update"));
+    let delete = row(&relation, Operation::Delete, old, None);
+    assert_eq!(route.apply(&delete), Routed::Filtered("delete"));
+    assert!(reason(chain(&[]).apply(&delete)).contains("REPLICA IDENTITY FULL"), "as a change event it has no key");
+}
+
+#[test]
+fn a_rejected_event_keeps_its_id_and_its_key() {
+    let bad = insert(&outbox(), &[Some(ID), None, Some("k1"), Some("T"), Some("{}")]);
+    let Routed::Rejected { reason, raw } = chain(&[router(None, false)]).apply(&bad) else { panic!("rejected") };
+    assert!(reason.contains("aggregatetype"), "{reason}");
+    assert_eq!((&*raw.id.0, raw.key.as_deref()), (ID, Some(&b"k1"[..])));
+}
+
+#[test]
 fn key_and_value_have_the_schemas_of_their_columns() {
     let message = one(with_schemas(OutboxOptions::default()).apply(&user(Some(r#"{"a": 1}"#))));
     let key = r#"{"schema":{"type":"string","optional":true},"payload":"k1"}"#;
