@@ -17,7 +17,7 @@ mod route;
 mod tests;
 mod unwrap;
 
-pub use route::ChainRoute;
+pub use route::{ChainRoute, outbox_alone};
 
 use super::changes::ChangeConfigError;
 use super::outbox::{OutboxOptions, RouteConfigError};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use tailwater_core::encode::connect::{Converter, Converters};
 use tailwater_core::route::{Compatibility, Format, Route};
 use tailwater_core::transform::chain::{
-    ChainConfigError, ChainRoute, Link, Predicate, RegexRouterOptions, Transform, UnwrapOptions,
+    ChainConfigError, ChainRoute, Link, Predicate, RegexRouterOptions, Transform, UnwrapOptions, outbox_alone,
 };
 use tailwater_core::transform::changes::{ChangeOptions, ChangeSettings};
 use tailwater_core::transform::outbox::{
@@ -100,16 +100,12 @@ impl Settings {
 
     /// The outbox router without a chain, where that is all there is: it must give the same.
     pub fn direct(&self, case: &Case) -> Option<Box<dyn Route>> {
-        let [Link { transform: Transform::EventRouter(options), predicate: None, .. }] = &self.links[..] else {
-            return None;
-        };
-        let Converters { key, value, header } = self.converters;
-        let defaults =
-            ChangeOptions { skipped_operations: self.changes.skipped_operations.clone(), ..Default::default() };
-        let messages = case.changes().iter().any(|change| matches!(change.event, Event::Message(_)));
-        if messages || self.changes != defaults || key.schemas || value.schemas || header.schemas {
+        let options = outbox_alone(&self.links, &self.changes, &self.converters)?;
+        // Alone it rejects them, and says which transform takes them.
+        if case.changes().iter().any(|change| matches!(change.event, Event::Message(_))) {
             return None;
         }
+        let Converters { key, value, header } = self.converters;
         let settings = RouteSettings {
             compatibility: Compatibility::Strict,
             key_format: key.format,

@@ -18,7 +18,8 @@ pub struct Converter {
     pub replace_null: bool,
     /// JsonConverter's `decimal.format=NUMERIC`: decimals are JSON numbers, else their unscaled bytes in base64.
     pub numeric: bool,
-    /// Format `Plain` of headers: numbers and booleans keep their type, for brokers that have types. Else all are texts.
+    /// What a broker can say of a value is said: numbers and booleans in plain headers keep their type, and a column of JSON
+    /// in the format `String` its MIME type. Never in strict compatibility.
     pub typed: bool,
 }
 
@@ -66,6 +67,17 @@ impl Converter {
         text.map_or(HeaderValue::Null, |text| HeaderValue::Text(text.into()))
     }
 
+    fn content_type(&self, value: &Typed) -> &'static str {
+        let json =
+            || value.schema.as_ref().is_some_and(|schema| schema.name.as_deref() == Some("io.debezium.data.Json"));
+        match self.format {
+            Format::String if self.typed && (value.is_none() || json()) => "application/json",
+            Format::Json | Format::Plain => "application/json",
+            Format::String => "text/plain; charset=utf-8",
+            Format::Binary => "application/octet-stream",
+        }
+    }
+
     fn json(&self, value: &Typed) -> Bytes {
         let schema = value.schema.as_deref();
         let mut out = Vec::with_capacity(512);
@@ -103,11 +115,7 @@ impl Converters {
             event_type: record.event_type.clone(),
             key: self.key.bytes(&record.key)?,
             headers,
-            content_type: match self.value.format {
-                Format::Json | Format::Plain => "application/json",
-                Format::String => "text/plain; charset=utf-8",
-                Format::Binary => "application/octet-stream",
-            },
+            content_type: self.value.content_type(&record.value),
             payload: self.value.bytes(&record.value)?,
             partition: record.partition,
             timestamp: record.timestamp,

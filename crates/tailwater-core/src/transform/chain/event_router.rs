@@ -69,6 +69,8 @@ impl EventRouter {
         let renewed = || record.headers.iter().any(|header| &*header.name == "__debezium.oldkey");
         match operation.as_str() {
             "d" => return Ok(Step::Dropped("delete")),
+            // It holds no event; Debezium's task dies of it, when it is told not to skip it.
+            "t" => return Ok(Step::Dropped("truncate")),
             "u" => return self.update().map(Step::Dropped),
             "c" if !self.wire.strict && renewed() => return self.update().map(Step::Dropped),
             _ => {}
@@ -266,7 +268,9 @@ impl EventRouter {
         }
         // Without the option a null is no tombstone, not even in a format without a text for it.
         Ok(match (&payload.datum, self.wire.format) {
-            (Datum::Null, Format::String) if !self.wire.strict => Typed::text(""),
+            (Datum::Null, Format::String) if !self.wire.strict => {
+                Typed { schema: payload.schema, datum: Datum::Text(String::new()) }
+            }
             (Datum::Null, Format::Binary) if !self.wire.strict => {
                 Typed { schema: payload.schema, datum: Datum::Bytes(Vec::new()) }
             }

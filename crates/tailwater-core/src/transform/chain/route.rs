@@ -114,6 +114,31 @@ impl ChainRoute {
     }
 }
 
+/// The options of an outbox router that is all there is: no other link, no predicate, no schemas, columns read as they are by
+/// default. Then [`OutboxRouter`](crate::transform::outbox::OutboxRouter) does the same without a chain.
+pub fn outbox_alone<'a>(
+    links: &'a [Link],
+    options: &ChangeOptions,
+    converters: &Converters,
+) -> Option<&'a OutboxOptions> {
+    let [Link { transform: Transform::EventRouter(outbox), predicate: None, negate: false }] = links else {
+        return None;
+    };
+    let Converters { key, value, header } = converters;
+    let (plain, defaults) =
+        ([key, value, header].iter().all(|of| !of.schemas && !of.numeric), ChangeOptions::default());
+    // Neither the rows that these skip nor the topics that they name are those of an outbox.
+    let same = ChangeOptions {
+        skipped_operations: defaults.skipped_operations.clone(),
+        tombstones_on_delete: defaults.tombstones_on_delete,
+        topic_delimiter: defaults.topic_delimiter.clone(),
+        unavailable_value: defaults.unavailable_value.clone(),
+        ..options.clone()
+    } == defaults;
+    let skips_new_rows = options.skipped_operations.split(',').any(|word| word.trim() == "c");
+    (plain && same && !skips_new_rows).then_some(outbox)
+}
+
 impl Route for ChainRoute {
     fn apply(&mut self, change: &Change) -> Routed {
         self.messages(change).unwrap_or_else(|reason| {
