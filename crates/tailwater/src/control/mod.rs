@@ -10,6 +10,7 @@
 
 pub mod connect;
 pub mod exposition;
+mod listen;
 pub mod ready;
 pub mod report;
 
@@ -91,15 +92,7 @@ impl Control {
 
     /// Answers until `stop`. Open requests are not waited for: nothing hangs on them.
     pub async fn serve(self, stop: CancellationToken) {
-        let router = router(self.shared);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            served = async { axum::serve(self.listener, router).await } => {
-                if let Err(error) = served {
-                    tracing::error!(%error, "http port closed");
-                }
-            }
-        }
+        listen::serve(self.listener, router(self.shared), stop).await;
     }
 }
 
@@ -108,7 +101,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .fallback(connect::serve)
-        .layer(middleware::from_fn(own_name))
+        .layer(middleware::from_fn_with_state(shared.clone(), own_name))
         .layer(middleware::from_fn_with_state(shared.clone(), authorize))
         // health is for probes, which hold no secrets, and it tells little
         .route("/health/live", get(live))
@@ -147,20 +140,38 @@ async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Ne
     next.run(request).await
 }
 
-/// Without a token the port is open to every program of this machine, a browser too: a page from elsewhere must not reach it
-/// under a name that somebody made point here (DNS rebinding). So the host is asked to be a loopback name or an address.
-async fn own_name(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host
-        .rsplit_once(':')
-        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
-    let open = request.headers().contains_key(header::AUTHORIZATION);
-    if address || open || name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost") {
+/// Without a token the port is open to every program of this machine, a browser too: a page from elsewhere must not reach it,
+/// neither across origins nor under a name that somebody made point here (DNS rebinding). So the host is asked to be a loopback
+/// name or an address, and an origin to be that host. Who holds the token is no such page.
+async fn own_name(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    if shared.token.is_some() {
         return next.run(request).await;
     }
-    let text = format!("this port answers to localhost and to addresses, not to the name {name}\n");
-    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+    let host = text_of(request.headers(), header::HOST).unwrap_or_default();
+    if !is_here(&host) {
+        let text = format!("this port answers to localhost and to addresses, not to the name {host}\n");
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+    }
+    match text_of(request.headers(), header::ORIGIN) {
+        Some(origin) if origin.split_once("://").is_none_or(|(_, origin)| origin != host) => {
+            let text = "this port does not answer to pages of other origins; set http.token for programs elsewhere\n";
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?").to_owned())
+}
+
+/// No host at all (HTTP/1.0), an address, or a name that means this machine everywhere.
+fn is_here(host: &str) -> bool {
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    let name = if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    let name = name.to_ascii_lowercase();
+    address || name.is_empty() || name == "localhost" || name.ends_with(".localhost")
 }
 
 fn carries(headers: &HeaderMap, token: &Secret) -> bool {
@@ -192,6 +203,20 @@ mod tests {
             assert!(!with(wrong), "{wrong}");
         }
         assert!(!carries(&HeaderMap::new(), &token));
+    }
+
+    #[test]
+    fn a_host_is_an_address_or_a_name_of_this_machine() {
+        for here in
+            ["", "localhost", "LocalHost:8083", "x.localhost:1", "127.0.0.1:8083", "10.1.2.3", "[::1]:8083", "[::1]"]
+        {
+            assert!(is_here(here), "{here}");
+        }
+        for elsewhere in
+            ["evil.example", "evil.example:8083", "localhost.evil.example", "127.0.0.1.evil.example:1", "?"]
+        {
+            assert!(!is_here(elsewhere), "{elsewhere}");
+        }
     }
 
     #[test]
