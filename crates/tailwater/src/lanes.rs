@@ -306,12 +306,23 @@ impl Lane {
                     idle(publisher.as_mut(), &mut alive, HOLD_MAX).await; // only another configuration helps: a restart
                 }
             }
-            self.offer_until_taken(publisher, message).await?;
+            self.offer_until_taken(publisher, message.clone()).await?;
             self.refused.remove(&front);
+            self.forgive(&message.topic);
             self.settle(1);
             self.recovered();
             return Ok(false);
         }
+    }
+
+    /// What kept this topic's messages out is gone, most likely for all of them: they are offered again together, not one by one.
+    fn forgive(&mut self, topic: &str) {
+        let mut refused = std::mem::take(&mut self.refused);
+        refused.retain(|seq, _| {
+            let item = self.items.iter().find(|item| *seq < item.end()).expect("what was refused is unsettled");
+            item.work.refused.is_some() || *item.work.slice.messages[(*seq - item.first) as usize].topic != *topic
+        });
+        self.refused = refused;
     }
 
     /// The front message is settled without this publisher: later indexes move by one.
