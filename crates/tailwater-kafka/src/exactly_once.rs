@@ -99,10 +99,10 @@ impl ExactlyOnce {
         self.state.lock().expect("no panic while the lock is held")
     }
 
-    /// Reads the position on a thread of its own.
-    async fn read(self: &Arc<Self>) -> Result<Option<Stored>, KafkaProblem> {
+    /// Reads the position on a thread of its own, see [`Positions::read`].
+    async fn read(self: &Arc<Self>, certain: bool) -> Result<Option<Stored>, KafkaProblem> {
         let (this, runtime) = (self.clone(), Handle::current());
-        blocking("read the position", move || this.positions.read(&runtime)).await
+        blocking("read the position", move || this.positions.read(&runtime, certain)).await
     }
 
     /// A producer that has fenced all earlier ones of this transactional id; transactions they left are ended.
@@ -121,7 +121,7 @@ impl ExactlyOnce {
     /// The source is held: fences whoever published before, and reads what was published last.
     async fn take_over(self: &Arc<Self>) -> Result<Option<Position>, KafkaProblem> {
         let producer = self.fence().await?;
-        let stored = self.read().await?;
+        let stored = self.read(true).await?;
         let mut state = self.state();
         state.skip = stored.iter().flat_map(Stored::fingerprints).fold(Skips::new(), add);
         state.attempted = None;
@@ -153,7 +153,7 @@ impl ExactlyOnce {
         }
         let claim = self.claim_number();
         let producer = self.fence().await?;
-        let stored = self.read().await?;
+        let stored = self.read(true).await?;
         self.reconcile(stored)?;
         Ok((producer, claim))
     }
@@ -282,7 +282,7 @@ impl ExactlyOnce {
 
     /// Writes a position without a publisher: while nothing runs.
     async fn write_alone(self: &Arc<Self>, position: Option<&Position>) -> Result<(), KafkaProblem> {
-        self.read().await?; // makes the topic
+        self.read(false).await?; // makes the topic
         let producer = self.fence().await?;
         producer.native.begin_transaction().map_err(KafkaProblem::call("begin a transaction"))?;
         let record = position.map(|position| self.attempt(Some(position.as_str().to_owned()), &[], vec![], vec![]));
@@ -366,9 +366,10 @@ impl KafkaCheckpoints {
 
 #[async_trait]
 impl Checkpoints for KafkaCheckpoints {
-    /// Fences nobody: another process may be publishing.
+    /// Fences nobody: another process may be publishing. So it waits for nobody either: the transaction that a killed process
+    /// left open ends when `claim` fences it, which reads again.
     async fn load(&self) -> Result<Option<Position>, Failure> {
-        let stored = self.0.read().await.map_err(|problem| self.classified(problem))?;
+        let stored = self.0.read(false).await.map_err(|problem| self.classified(problem))?;
         Ok(stored.as_ref().and_then(Stored::position))
     }
 

@@ -70,8 +70,9 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// The latest committed record; blocks. Makes the topic if it is not there.
-    pub fn read(&self, runtime: &Handle) -> Result<Option<Stored>, KafkaProblem> {
+    /// The latest committed record; blocks. Makes the topic if it is not there. `certain`: waits until no open transaction can
+    /// hide it; else a later one may come to light, as that of a killed process does when it is fenced.
+    pub fn read(&self, runtime: &Handle, certain: bool) -> Result<Option<Stored>, KafkaProblem> {
         if !self.seen.load(Relaxed) {
             self.ensure_topic(runtime)?;
             self.seen.store(true, Relaxed);
@@ -85,7 +86,7 @@ impl Positions {
         let (low, high) = loop {
             // the end of what is committed: a transaction of another pipeline may still hide ours
             let (low, high) = consumer.fetch_watermarks(topic, 0, limit).map_err(KafkaProblem::call(doing))?;
-            if high >= end {
+            if high >= end || !certain {
                 break (low, high);
             }
             if begin.elapsed() > HIDDEN_LIMIT {
