@@ -47,6 +47,37 @@ pub struct Listener<'a> {
     pub properties: Vec<String>,
 }
 
+/// One broker's place in its cluster; every node is also a voting controller.
+#[derive(Clone, Debug)]
+struct Node {
+    /// From 1.
+    id: usize,
+    /// Ports of all controllers, in order of ids.
+    controllers: Vec<u16>,
+    cluster: String,
+}
+
+impl Node {
+    /// All nodes of a new cluster.
+    fn several(count: usize) -> Vec<Node> {
+        // Any 16 bytes in URL-safe base64 identify a cluster; a first byte of 0 keeps the text from looking like an option.
+        let mut bytes = rand::random::<[u8; 16]>();
+        bytes[0] = 0;
+        let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
+        let controllers: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        (1..=count).map(|id| Node { id, controllers: controllers.clone(), cluster: cluster.clone() }).collect()
+    }
+
+    fn controller(&self) -> u16 {
+        self.controllers[self.id - 1]
+    }
+
+    fn voters(&self) -> String {
+        let voters = self.controllers.iter().zip(1..).map(|(port, id)| format!("{id}@127.0.0.1:{port}"));
+        voters.collect::<Vec<_>>().join(",")
+    }
+}
+
 /// A running (or stopped) broker; gone with this value, or with the process.
 #[derive(Debug)]
 pub struct Kafka {
@@ -92,7 +123,8 @@ impl Kafka {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match Kafka::try_new(&options).await {
+            let node = Node::several(1).remove(0);
+            match Kafka::try_new(&options, &node).await {
                 Ok(broker) => return broker,
                 Err(log) if attempt < 3 && log.contains("Address already in use") => {}
                 Err(log) => panic!("Kafka did not start:\n{log}"),
@@ -100,9 +132,19 @@ impl Kafka {
         }
     }
 
-    async fn try_new(options: &KafkaOptions<'_>) -> Result<Kafka, String> {
+    /// Three brokers of one cluster, each by its id less one; about 300 MB of memory each.
+    pub async fn start_three() -> [Kafka; 3] {
+        let options = KafkaOptions::default();
+        let nodes = Node::several(3);
+        let node = |n: usize| Kafka::try_new(&options, &nodes[n]);
+        let (one, two, three) = tokio::join!(node(0), node(1), node(2));
+        let started = |node: Result<Kafka, String>| node.unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"));
+        [started(one), started(two), started(three)]
+    }
+
+    async fn try_new(options: &KafkaOptions<'_>, node: &Node) -> Result<Kafka, String> {
         let dir = Arc::new(WorkDir::new());
-        let (port, controller) = (free_port(), free_port());
+        let port = free_port();
         let listeners: Vec<_> = options.listeners.iter().map(|l| (l.protocol.to_owned(), free_port())).collect();
         let authority = listeners.iter().any(|(protocol, _)| protocol.ends_with("SSL")).then(|| {
             let authority = Authority::new(dir.path());
@@ -117,8 +159,8 @@ impl Kafka {
             proxied.push((port, proxy.addr().port()));
             proxies.push(proxy);
         }
-        write_settings(dir.path(), port, controller, (&listeners, &proxied), options);
-        format_storage(dir.path(), options).await?;
+        write_settings(dir.path(), port, node, (&listeners, &proxied), options);
+        format_storage(dir.path(), node, options).await?;
         let proxies = Mutex::new(proxies);
         let broker = Kafka { server: Mutex::new(None), port, listeners, authority, proxies, dir: Some(dir) };
         broker.try_start().await?;
@@ -171,12 +213,27 @@ impl Kafka {
 
     /// Creates a topic; `config` are pairs like `("cleanup.policy", "compact")`.
     pub async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        self.create_replicated_topic(name, partitions, 1, config).await;
+    }
+
+    /// As [`Kafka::create_topic`], on so many brokers.
+    pub async fn create_replicated_topic(&self, name: &str, partitions: i32, replicas: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         for (key, value) in config {
             topic = topic.set(key, value);
         }
         let results = self.admin().create_topics([&topic], &AdminOptions::new()).await.expect("the broker answers");
         results.into_iter().for_each(|result| drop(result.expect("a topic that was not there")));
+    }
+
+    /// Id of the broker that leads the topic's first partition, and how many replicas are in sync; `None` while there is none.
+    pub async fn leader(&self, topic: &str) -> Option<(usize, usize)> {
+        let (client, name): (BaseConsumer, _) =
+            (self.client().create().expect("a client needs no connection"), topic.to_owned());
+        let ask = move || client.fetch_metadata(Some(&name), Duration::from_secs(2));
+        let found = tokio::task::spawn_blocking(ask).await.expect("not cancelled").ok()?;
+        let partition = found.topics().first()?.partitions().first()?;
+        Some((usize::try_from(partition.leader()).ok()?, partition.isr().len()))
     }
 
     /// An orderly stop.
@@ -270,13 +327,9 @@ fn libs() -> PathBuf {
         .unwrap_or_else(|| panic!("{INSTALL}"))
 }
 
-async fn format_storage(dir: &Path, options: &KafkaOptions<'_>) -> Result<(), String> {
+async fn format_storage(dir: &Path, node: &Node, options: &KafkaOptions<'_>) -> Result<(), String> {
     let mut command = java(dir);
-    // Any 16 bytes in URL-safe base64 identify a cluster; a first byte of 0 keeps the text from looking like an option.
-    let mut bytes = rand::random::<[u8; 16]>();
-    bytes[0] = 0;
-    let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
-    command.args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]).arg(dir.join("server.properties"));
+    command.args(["kafka.tools.StorageTool", "format", "-t", &node.cluster, "-c"]).arg(dir.join("server.properties"));
     for line in &options.scram {
         command.args(["--add-scram", line]);
     }
@@ -291,7 +344,7 @@ async fn format_storage(dir: &Path, options: &KafkaOptions<'_>) -> Result<(), St
 /// Listeners by protocol, and proxied ones: port, port of the proxy.
 type Listeners<'a> = (&'a [(String, u16)], &'a [(u16, u16)]);
 
-fn write_settings(dir: &Path, port: u16, controller: u16, listeners: Listeners<'_>, options: &KafkaOptions<'_>) {
+fn write_settings(dir: &Path, port: u16, node: &Node, listeners: Listeners<'_>, options: &KafkaOptions<'_>) {
     let (listeners, proxied) = listeners;
     let name = |protocol: &str| protocol.replace('_', "");
     let each = |format: &dyn Fn(&(String, u16)) -> String| listeners.iter().map(format).collect::<String>();
@@ -306,9 +359,9 @@ fn write_settings(dir: &Path, port: u16, controller: u16, listeners: Listeners<'
         + &each(&|(protocol, _)| format!(",{}:{protocol}", name(protocol)));
     let mut lines = vec![
         "process.roles=broker,controller".to_owned(),
-        "node.id=1".into(),
-        format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-        format!("listeners=INTERNAL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{bind}"),
+        format!("node.id={}", node.id),
+        format!("controller.quorum.voters={}", node.voters()),
+        format!("listeners=INTERNAL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{}{bind}", node.controller()),
         format!("advertised.listeners=INTERNAL://127.0.0.1:{port}{advertised}"),
         "controller.listener.names=CONTROLLER".into(),
         "inter.broker.listener.name=INTERNAL".into(),

@@ -119,6 +119,20 @@ confirm_interval = "{interval}ms"
         Scene { database, exchange: String::new(), queue: String::new(), slot, config, http, _dir: dir }
     }
 
+    /// The same pipeline on another host: the same configuration, a port and a state directory of its own.
+    pub fn twin(&self) -> Scene {
+        let (dir, http) = (tempfile::tempdir().unwrap(), free_port());
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let place = |scene: &TempDir| scene.path().join("state").display().to_string();
+        let text = text
+            .replace(&place(&self._dir), &place(&dir))
+            .replace(&format!("127.0.0.1:{}", self.http), &format!("127.0.0.1:{http}"));
+        let config = dir.path().join("tailwater.toml");
+        std::fs::write(&config, text).unwrap();
+        let (database, exchange) = (self.database.clone(), self.exchange.clone());
+        Scene { database, exchange, queue: self.queue.clone(), slot: self.slot.clone(), config, http, _dir: dir }
+    }
+
     /// Changes the configuration file.
     pub fn edit(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(&self.config).unwrap();

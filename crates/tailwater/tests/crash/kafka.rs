@@ -47,6 +47,11 @@ impl KafkaScene {
 
     /// Waits until everything committed lies in the topic, ends the program, counts what the topic holds then.
     pub async fn settle(&self, relay: Child, committed: Vec<Committed>, broker: &Kafka) -> Verdict {
+        self.settle_as(&self.scene, relay, committed, broker).await
+    }
+
+    /// As [`KafkaScene::settle`]; `scene`: where the program runs.
+    pub async fn settle_as(&self, scene: &Scene, relay: Child, committed: Vec<Committed>, broker: &Kafka) -> Verdict {
         let start = Instant::now();
         let mut complete = false;
         while !complete && start.elapsed() < LIMIT && relay.ended().is_none() {
@@ -54,7 +59,7 @@ impl KafkaScene {
             complete = committed.iter().all(|row| arrived.contains(&row.id.to_string()));
             sleep(Duration::from_millis(300)).await;
         }
-        self.scene.end(relay, complete).await;
+        scene.end(relay, complete).await;
         Verdict::new(committed, self.arrived(broker).await)
     }
 
@@ -108,6 +113,46 @@ async fn a_broker_that_restarts_or_stays_away_is_waited_for() {
     verdict.judge("Kafka: broker restarted, and killed and away", 2);
 }
 
+/// T37: three brokers, two of which must have a record before it counts. The leader is killed right after it acknowledged; what
+/// it acknowledged is there after the election, in order, and nothing twice: the relay lives on, its producer is idempotent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_leader_acknowledged_is_there_after_the_election() {
+    let (postgres, brokers) = tokio::join!(shared_postgres(), Kafka::start_three());
+    let kind = unique("order").to_lowercase();
+    let topic = format!("outbox.event.{kind}");
+    brokers[0].create_replicated_topic(&topic, 1, 3, &[("min.insync.replicas", "2")]).await;
+    // several servers, the first of which does not answer
+    let servers = ["127.0.0.1:1".to_owned()].into_iter().chain(brokers.iter().map(Kafka::bootstrap));
+    let servers = servers.collect::<Vec<_>>().join("\", \"");
+    let kafka = KafkaScene::without_topic("kafka_leader", postgres, &servers, "", kind, topic.clone()).await;
+    let load = kafka.load(postgres, 500);
+    let relay = kafka.scene.relay();
+    kafka.scene.published(300).await;
+    let kills = if long() { 12 } else { 3 };
+    for _ in 0..kills {
+        let leader = in_sync(&brokers, &topic, 3).await;
+        let before = kafka.scene.count("published").await;
+        kafka.scene.published(before + 1).await;
+        brokers[leader - 1].kill9();
+        let next = &brokers[leader % 3];
+        let elected = || async { next.leader(&topic).await.filter(|(now, _)| *now != leader) };
+        eventually(LIMIT, elected).await;
+        let before = kafka.scene.count("published").await;
+        kafka.scene.published(before + 300).await;
+        brokers[leader - 1].start_again().await;
+    }
+    in_sync(&brokers, &topic, 3).await;
+    assert!(relay.ended().is_none(), "ended:\n{}", relay.stderr().join("\n"));
+    let verdict = kafka.settle(relay, load.finish().await, &brokers[0]).await;
+    verdict.judge(&format!("Kafka: leader killed, {kills} times"), 0);
+}
+
+/// Waits until so many replicas are in sync; the leader's id.
+async fn in_sync(brokers: &[Kafka], topic: &str, count: usize) -> usize {
+    let full = || async { brokers[0].leader(topic).await.filter(|(_, replicas)| *replicas == count) };
+    eventually(Duration::from_secs(60), full).await.0
+}
+
 /// T9 T34: connections reset after any number of bytes in either direction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_cut_in_the_middle_of_a_frame_lose_nothing() {
@@ -142,12 +187,19 @@ async fn an_event_for_an_unknown_topic_holds_and_goes_out_once_there_is_one() {
     let topic = format!("outbox.event.{kind}");
     let servers = broker.bootstrap();
     let kafka = KafkaScene::without_topic("kafka_topic", postgres, &servers, "", kind, topic.clone()).await;
-    let load = kafka.load(postgres, 100);
+    let load = kafka.load(postgres, 500);
+    let client = postgres.client(&kafka.scene.database).await;
+    let written = async || client.query_one("select count(*) from outbox", &[]).await.unwrap().get::<_, i64>(0);
+    eventually(LIMIT, || async { (written().await >= 200).then_some(()) }).await;
     let relay = kafka.scene.relay();
     let held = eventually(LIMIT, || async { kafka.scene.status().await.filter(|s| s["state"] == "held") }).await;
     assert!(held["reason"].as_str().unwrap().contains(&format!("--create --topic {topic}")), "{held}");
+    assert!(held["counts"]["rejected"].as_u64() >= Some(100), "{held}");
     broker.create_topic(&topic, 2, &[]).await;
+    // all that were refused go out together: one by one they would take half a second each
+    let start = Instant::now();
     eventually(LIMIT, || async { kafka.scene.status().await.filter(|s| s["state"] == "streaming") }).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     let verdict = kafka.settle(relay, load.finish().await, broker).await;
     verdict.judge("Kafka: a topic that came late", 1);
 }

@@ -10,6 +10,7 @@ mod harness;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod order;
+mod takeover;
 mod verdict;
 
 use harness::{LIMIT, Scene, cut_proxies, long, rate};

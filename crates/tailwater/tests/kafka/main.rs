@@ -8,7 +8,8 @@ mod records;
 mod topics;
 
 use bytes::Bytes;
-use std::sync::{Arc, Mutex};
+use std::io::Write;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 use tailwater::config::KafkaConfig;
 use tailwater_core::{Failure, Headers, Message, MessageId, Publisher, Rejection, Sink, Slice, Timestamp};
@@ -35,7 +36,7 @@ impl Observer for Heard {
 fn config(broker: &Kafka) -> KafkaConfig {
     KafkaConfig {
         bootstrap_servers: vec![broker.bootstrap()],
-        connect_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(20),
         ..KafkaConfig::default()
     }
 }
@@ -76,4 +77,41 @@ async fn settle(publisher: &mut dyn Publisher, count: usize) -> Result<Vec<Rejec
         }
     }
     Ok(rejected)
+}
+
+/// What was logged at `warn` by all tests of this file since [`keep_log`].
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn keep_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN).with_writer(|| Log).init();
+    });
+}
+
+/// Waits for a line of the log that holds all of `parts`, while the publisher does what it does when idle.
+async fn warns(publisher: &mut dyn Publisher, parts: &[&str]) {
+    let limit = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let text = String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned();
+        if text.lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < limit, "no line with {parts:?} in:\n{text}");
+        let idle = tokio::time::timeout(Duration::from_millis(200), publisher.drive()).await;
+        assert!(idle.is_err(), "nothing to report: {idle:?}");
+    }
 }

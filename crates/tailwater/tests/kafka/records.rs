@@ -2,6 +2,7 @@
 
 use super::*;
 use tailwater_core::HeaderValue;
+use tailwater_kafka::config::Compression;
 use tailwater_kafka::partition;
 use testbed::{shared_kafka, unique};
 
@@ -141,4 +142,44 @@ async fn a_dead_letter_says_where_it_was_to_go() {
     assert_eq!(read[0].header("x-tailwater-reason"), Some("no topic"));
     assert_eq!(read[0].header("id"), Some("7"));
     assert_eq!(read[0].key.as_deref(), Some(&b"k"[..]));
+}
+
+#[tokio::test]
+async fn every_compression_is_read_back() {
+    let broker = shared_kafka().await;
+    for compression in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let topic = unique("packed");
+        // the topic keeps what the producer chose
+        broker.create_topic(&topic, 1, &[]).await;
+        let text = "so much of the same ".repeat(2_000);
+        let messages: Vec<Message> =
+            (0..20).map(|n| message(&n.to_string(), &topic, "k", format!("{n} {text}").as_bytes())).collect();
+        assert_eq!(publish(&sink(KafkaConfig { compression, ..config(broker) }), &messages).await, vec![]);
+        let read = broker.records(&topic).await;
+        assert_eq!(read.len(), 20, "{compression:?}");
+        assert!(read.iter().enumerate().all(|(n, record)| record.text() == format!("{n} {text}")), "{compression:?}");
+    }
+}
+
+/// Nothing waits for company: an event at rest leaves at once, unless a time was asked for.
+#[tokio::test]
+async fn a_single_event_leaves_at_once_unless_told_to_linger() {
+    let broker = shared_kafka().await;
+    let topic = unique("alone");
+    broker.create_topic(&topic, 1, &[]).await;
+    let mut best = Vec::new();
+    for linger in [KafkaConfig::default().linger, Duration::from_millis(400)] {
+        let sink = sink(KafkaConfig { linger, ..config(broker) });
+        let mut publisher = sink.open(0).await.unwrap();
+        let mut times = Vec::new();
+        for n in 0..8 {
+            let start = tokio::time::Instant::now();
+            publisher.push(Slice { messages: vec![message(&n.to_string(), &topic, "k", b"1")].into(), upto: None });
+            settle(publisher.as_mut(), 1).await.unwrap();
+            times.push(start.elapsed());
+        }
+        best.push(times.into_iter().min().unwrap());
+    }
+    println!("an event at rest, at best: {:?}; with linger 400 ms: {:?}", best[0], best[1]);
+    assert!(best[0] < Duration::from_millis(200) && best[1] > Duration::from_millis(350), "{best:?}");
 }

@@ -69,6 +69,39 @@ async fn pinned_keys_stay_in_their_partition_when_the_topic_grows() {
     assert_eq!((read.len(), read.iter().all(|record| record.partition < 3)), (100, true));
 }
 
+/// T40: without a pinned number keys move, which is said by name.
+#[tokio::test]
+async fn a_topic_that_grows_is_warned_of() {
+    keep_log();
+    let broker = shared_kafka().await;
+    let topic = unique("moves");
+    broker.create_topic(&topic, 3, &[]).await;
+    let topics = Topics { refresh: Duration::from_secs(1), ..Topics::default() };
+    let sink = sink(KafkaConfig { topics, ..config(broker) });
+    let mut publisher = sink.open(0).await.unwrap();
+    publisher.push(Slice { messages: vec![message("a", &topic, "k", b"1")].into(), upto: None });
+    settle(publisher.as_mut(), 1).await.unwrap();
+    let grown = NewPartitions::new(&topic, 5);
+    broker.admin().create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    warns(publisher.as_mut(), &[&topic, "before=3", "now=5", "pin_partitions"]).await;
+}
+
+/// A topic that is there is compared with what was asked for, whether topics are made or not.
+#[tokio::test]
+async fn a_topic_that_differs_from_the_configuration_is_warned_of() {
+    keep_log();
+    let broker = shared_kafka().await;
+    let topic = unique("differs");
+    broker.create_topic(&topic, 2, &[("cleanup.policy", "delete")]).await;
+    let topics = Topics { partitions: Some(6), config: vec!["cleanup.policy=compact".into()], ..Topics::default() };
+    let sink = sink(KafkaConfig { topics, ..config(broker) });
+    let mut publisher = sink.open(0).await.unwrap();
+    publisher.push(Slice { messages: vec![message("a", &topic, "k", b"1")].into(), upto: None });
+    settle(publisher.as_mut(), 1).await.unwrap();
+    warns(publisher.as_mut(), &[&topic, "wanted=6", "there=2"]).await;
+    warns(publisher.as_mut(), &[&topic, "cleanup.policy", "compact", "delete"]).await;
+}
+
 /// The client mends what a broker's restart breaks; meanwhile the absence is said, and nothing is lost or repeated.
 #[tokio::test]
 async fn a_broker_that_restarts_is_waited_for_visibly() {
