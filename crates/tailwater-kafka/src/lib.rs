@@ -8,6 +8,8 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod cluster;
 pub mod config;
 #[cfg(feature = "client")]
 mod context;

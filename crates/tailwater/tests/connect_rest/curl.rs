@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
-use testbed::{Child, Postgres, WorkDir, eventually, free_port, shared_kafka, shared_postgres, unique};
+use std::time::{Duration, Instant};
+use testbed::{Child, Postgres, WorkDir, eventually, free_port, http_get, shared_kafka, shared_postgres, unique};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A connect process, its file, and a database with an outbox.
 struct World {
@@ -17,6 +19,11 @@ struct World {
 
 impl World {
     async fn new() -> World {
+        World::with("").await
+    }
+
+    /// `http`: more lines of the table `[http]`.
+    async fn with(http: &str) -> World {
         let pg = shared_postgres().await;
         let database = pg.database("curl").await;
         let (slot, dir, port) = (unique("curl"), WorkDir::new(), free_port());
@@ -32,7 +39,7 @@ impl World {
         let kafka = shared_kafka().await;
         let state = dir.path().join("state");
         let config = format!(
-            "state_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n[kafka]\nbootstrap_servers = [\"{}\"]\n",
+            "state_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n{http}\n[kafka]\nbootstrap_servers = [\"{}\"]\n",
             state.display(),
             kafka.bootstrap()
         );
@@ -44,7 +51,7 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
         command.args(["run", "--config"]).arg(self.dir.path().join("connect.toml"));
         let child = Child::start(command);
-        eventually(Duration::from_secs(20), || async { self.curl(&[]).0.success().then_some(()) }).await;
+        eventually(Duration::from_secs(20), || async { http_get(self.port, "/health/live", None).await.ok() }).await;
         child
     }
 
@@ -154,4 +161,89 @@ async fn limits_and_foreign_names_are_refused() {
     std::fs::write(&typo, config.to_string()).unwrap();
     let (status, said) = world.post(&typo);
     assert!(!status.success() && said.contains("did you mean `slot.name`?"), "{said}");
+}
+
+/// A body that does not come, and one that does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_body_is_not_waited_for_and_an_endless_one_not_read() {
+    let world = World::new().await;
+    let _process = world.process().await;
+    let head =
+        format!("POST /connectors HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n", world.port);
+    let mut slow = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    slow.write_all(format!("{head}Content-Length: 100\r\n\r\n{{").as_bytes()).await.unwrap();
+    let start = Instant::now();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.unwrap();
+    let took = start.elapsed().as_secs();
+    assert!(&answer == b"HTTP/1.1 408" && took < 20, "{:?} after {took} s", String::from_utf8_lossy(&answer));
+
+    let mut endless = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    endless.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).await.unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+    let mut sent = 0;
+    while sent < 256 && endless.write_all(chunk.as_bytes()).await.is_ok() {
+        sent += 1; // the answer comes, and the rest is no longer taken
+    }
+    assert!(sent < 256, "16 MB were taken");
+}
+
+/// With a token nothing is told and nothing is done without it; beyond loopback there is no port without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_guards_everything_but_health() {
+    let world = World::with("token = \"t0ken-of-the-port\"").await;
+    let process = world.process().await;
+    let (status, _) = world.post(&world.connector());
+    assert!(!status.success());
+    for path in ["", "?expand=info", "/x", "/x/status"] {
+        let (status, said) = world.curl(&["-w", "%{http_code}", path]);
+        assert!(!status.success() && said.ends_with("401"), "{path}: {said}");
+    }
+    let (status, said) = world.curl(&["-X", "DELETE", "-w", "%{http_code}", "/x"]);
+    assert!(!status.success() && said.ends_with("401"), "{said}");
+    let (status, said) = world.curl(&["-H", "Authorization: Bearer t0ken-of-the-port", ""]);
+    assert!(status.success() && said == "[]", "{said}");
+    drop(process);
+
+    let file = world.dir.path().join("open.toml");
+    std::fs::write(&file, format!("[http]\nlisten = \"0.0.0.0:{}\"\n", free_port())).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    command.args(["run", "--config"]).arg(file);
+    let refused = Child::start(command);
+    assert_eq!(refused.wait(Duration::from_secs(20)).await.code(), Some(2));
+    let said = refused.stderr().join("\n");
+    assert!(said.contains("beyond loopback a token is needed: set http.token"), "{said}");
+}
+
+/// A configuration is read, changed and put back as it was shown: the mask means the secret that is known. Where none is
+/// known the mask is refused. No answer, log line or readable file holds the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_never_comes_back_and_its_mask_means_it() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let topic = unique("masks");
+    shared_kafka().await.create_topic(&topic, 1, &[]).await;
+    assert!(world.post(&world.connector()).0.success());
+    let (_, shown) = world.curl(&["/postgres-connector/config"]);
+    let json = ["-X", "PUT", "-H", "Content-Type: application/json", "-d"];
+    let (status, said) = world.curl(&[&json[..], &[shown.as_str(), "/postgres-connector/config"]].concat());
+    assert!(status.success() && !said.contains("s3cret"), "{said}");
+    world.insert(&topic, 1).await;
+    world.arrives(&topic, 1).await;
+    let (status, said) =
+        world.curl(&[&json[..], &[shown.replace("postgres-connector", "copy").as_str(), "/copy/config"]].concat());
+    assert!(!status.success() && said.contains("database.password") && said.contains("mask"), "{said}");
+    let wrong = shown.replace("********", "wr0ng").replace("\"postgres\"", "\"nobody\"");
+    let (status, said) = world.curl(&[&json[..], &[wrong.as_str(), "/postgres-connector/config"]].concat());
+    assert!(!status.success() && !said.contains("wr0ng"), "{said}");
+    for path in ["?expand=status&expand=info", "/postgres-connector/status", "/postgres-connector/offsets"] {
+        assert!(!world.curl(&[path]).1.contains("s3cret"), "{path}");
+    }
+    process.term();
+    process.wait(Duration::from_secs(20)).await;
+    let log = [process.stderr(), process.stdout()].concat().join("\n");
+    assert!(!log.contains("s3cret") && !log.contains("wr0ng"), "{log}");
+    let kept = world.dir.path().join("state/connectors/postgres-connector.json");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept).unwrap().permissions());
+    assert_eq!(mode & 0o077, 0, "readable for others");
 }

@@ -97,11 +97,15 @@ pub fn masked(map: &Map<String, Value>) -> Map<String, Value> {
     map.iter().map(shown).collect()
 }
 
+/// Whether it stands for a secret.
+pub fn is_mask(key: &str, value: &Value) -> bool {
+    is_secret(key) && value.as_str() == Some(MASK)
+}
+
 /// Where a mask came back, the secret that stood there before.
 pub fn unmasked(mut map: Map<String, Value>, before: Option<&Map<String, Value>>) -> Map<String, Value> {
     for (key, value) in &mut map {
-        if is_secret(key)
-            && value.as_str() == Some(MASK)
+        if is_mask(key, value)
             && let Some(known) = before.and_then(|before| before.get(key))
         {
             *value = known.clone();

@@ -146,6 +146,11 @@ impl Connect {
             connector::texts(&config).into_iter().map(|(key, value)| (key, Value::from(value))).collect();
         config.insert("name".into(), name.into());
         let config = connector::unmasked(config, before.map(|before| &before.config));
+        if let Some((key, _)) = config.iter().find(|(key, value)| connector::is_mask(key, value)) {
+            return Err(Refusal::bad(format!(
+                "the value of `{key}` is the mask that stands for a secret, and none is known: send the secret itself"
+            )));
+        }
         match config.get("connector.class").and_then(Value::as_str) {
             None => Err(Refusal::bad(format!("Connector config {{{}}} contains no connector type", listed(&config)))),
             Some(class) if !is_ours(class) => Err(Refusal::bad(unknown_class(class))),

@@ -40,11 +40,15 @@ use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 /// Larger bodies are refused.
 const BODY_BYTES: usize = 1 << 20;
 /// A body has to come within this time.
 const BODY_TIME: Duration = Duration::from_secs(10);
+/// Limit on asking Kafka for its cluster's id.
+#[cfg(feature = "kafka")]
+const CLUSTER_TIME: Duration = Duration::from_secs(3);
 
 /// The connectors of this process.
 pub struct Connect {
@@ -53,6 +57,8 @@ pub struct Connect {
     config: Arc<Config>,
     /// As Connect names a worker: `host:port`.
     worker: String,
+    /// The id of the process's Kafka cluster, once it was asked and answered.
+    cluster: OnceCell<String>,
 }
 
 impl std::fmt::Debug for Connect {
@@ -70,7 +76,7 @@ impl Connect {
         address: SocketAddr,
     ) -> Result<Connect, tailwater_core::Failure> {
         let definitions = Definitions::load(store).await?;
-        Ok(Connect { supervisor, definitions, config, worker: address.to_string() })
+        Ok(Connect { supervisor, definitions, config, worker: address.to_string(), cluster: OnceCell::new() })
     }
 }
 
@@ -156,7 +162,7 @@ impl Connect {
         }
         let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
-            [] => self.only(call, &[Method::GET], self.root()),
+            [] => self.only(call, &[Method::GET], self.root().await),
             ["health"] => self.only(
                 call,
                 &[Method::GET],
@@ -176,9 +182,20 @@ impl Connect {
         if methods.contains(&call.method) { answer } else { Err(Refusal::plain(StatusCode::METHOD_NOT_ALLOWED)) }
     }
 
-    /// Connect names its own version and commit, and the cluster; ours is the program's. The cluster is not asked for.
-    fn root(&self) -> Answer {
+    /// Version and commit are this program's; the cluster is that of `[kafka]`, null while it does not answer.
+    async fn root(&self) -> Answer {
         let version = env!("CARGO_PKG_VERSION");
-        ok(&json!({ "version": version, "commit": "unknown", "kafka_cluster_id": null }))
+        let cluster = self.cluster.get_or_try_init(|| async { self.ask_cluster().await.ok_or(()) }).await.ok();
+        ok(&json!({ "version": version, "commit": "unknown", "kafka_cluster_id": cluster }))
+    }
+
+    #[cfg(feature = "kafka")]
+    async fn ask_cluster(&self) -> Option<String> {
+        tailwater_kafka::cluster::id(self.config.kafka.clone()?, CLUSTER_TIME).await
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    async fn ask_cluster(&self) -> Option<String> {
+        None
     }
 }

@@ -4,6 +4,7 @@ use super::answer::{Answer, Refusal, ok};
 use super::definitions::Definition;
 use super::{Call, Connect};
 use crate::config::connector;
+use crate::sources::postgres::connect;
 use crate::sources::postgres::position::{PgPosition, Place};
 use crate::supervisor::Target;
 use axum::http::Method;
@@ -69,11 +70,17 @@ impl Connect {
         let lsn = offset["lsn"]
             .as_u64()
             .ok_or_else(|| Refusal::bad("an offset is {\"lsn\": number} or {\"position\": text}"))?;
-        let saved = self.supervisor.position(name).await.map_err(|failure| Refusal::bad(failure.to_string()))?;
-        let saved = saved.and_then(|position| PgPosition::parse(&position).ok());
-        let saved = saved
-            .ok_or_else(|| Refusal::bad("nothing is saved yet: which cluster the number belongs to is not known"))?;
-        Ok(PgPosition { place: Place::Stream { lsn, inside: None }, ..saved }.to_position())
+        let bad = |failure: tailwater_core::Failure| Refusal::bad(failure.to_string());
+        let saved = self.supervisor.position(name).await.map_err(bad)?;
+        let (system_id, timeline) = match saved.and_then(|position| PgPosition::parse(&position).ok()) {
+            Some(saved) => (saved.system_id, saved.timeline),
+            // nothing is saved yet: the cluster is asked who it is
+            None => {
+                let entry = self.supervisor.get(name).ok_or_else(|| Refusal::bad("no pipeline can be made of it"))?;
+                connect::system(entry.pipeline.source.connection()).await.map_err(bad)?
+            }
+        };
+        Ok(PgPosition { system_id, timeline, place: Place::Stream { lsn, inside: None } }.to_position())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ordinary SQL sessions from the same settings as the stream: same hosts, same TLS, same password.
 
-use super::client::each_host;
+use super::client::{Client as Walsender, each_host};
 use super::config::Connection;
 use super::failure::{Error, Names, classify, classify_sql};
 use super::target::{Session, Target};
@@ -15,6 +15,14 @@ pub async fn sql(connection: &Connection) -> Result<Client, Failure> {
         Ok((client, _)) => Ok(client),
         Err(error) => Err(classify_sql(error, &target.user, &target.dbname)),
     }
+}
+
+/// Which cluster a connection leads to: system identifier and timeline.
+pub async fn system(connection: &Connection) -> Result<(u64, u32), Failure> {
+    let target = Target::resolve(connection).map_err(|error| classify(error, &Names::default()))?;
+    let asked = async { super::slot::identify(&mut Walsender::connect(&target).await?).await };
+    let system = asked.await.map_err(|error: Error| classify(error, &Names::default()))?;
+    Ok((system.id, system.timeline))
 }
 
 /// A session and how it ends: the task returns the error that ended it (e.g. 57P01 when the server shuts down).
