@@ -2,6 +2,7 @@
 
 mod bench;
 mod broken;
+mod connector;
 mod demo;
 mod many;
 mod orders;
@@ -25,6 +26,8 @@ enum Command {
     Many(many::ManyArgs),
     /// The report story on private servers (script/demo)
     Demo(demo::DemoArgs),
+    /// A connector posted with curl, rows flow to Kafka (script/demo kafka)
+    DemoKafka(connector::ConnectorArgs),
     /// All services of the orders demonstration, until Ctrl-C (start_all_services.sh)
     Orders(orders::UpArgs),
     /// The orders story: three patterns, with kills on the way (script/demo orders)
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => runtime().block_on(bench::run(args)),
         Command::Many(args) => runtime().block_on(many::run(args)),
         Command::Demo(args) => runtime().block_on(demo::run(args)).map_err(|error| error.to_string()),
+        Command::DemoKafka(args) => runtime().block_on(connector::run(args)).map_err(|error| error.to_string()),
         Command::Orders(args) => runtime().block_on(orders::up(args)).map_err(|error| error.to_string()),
         Command::DemoOrders(args) => runtime().block_on(orders::story(args)).map_err(|error| error.to_string()),
         Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),

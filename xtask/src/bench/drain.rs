@@ -1,12 +1,61 @@
 //! Drain: how fast a backlog goes out, next to what server and broker can do at most.
 
+use super::topic::Topic;
 use super::{Bench, median};
 use crate::process::Measured;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// One way to drain, measured once.
+/// One way to drain, or a floor of it.
+enum Way {
+    Recvlogical,
+    Stdout,
+    /// Kind of queue; without a source before it.
+    Queue {
+        kind: String,
+        bare: bool,
+    },
+    BareProducer,
+    Kafka {
+        exactly_once: bool,
+    },
+}
+
+impl Way {
+    fn all(queues: &[String], kafka: bool) -> Vec<Way> {
+        let mut ways = vec![Way::Recvlogical, Way::Stdout];
+        for kind in queues {
+            ways.extend([true, false].map(|bare| Way::Queue { kind: kind.clone(), bare }));
+        }
+        if kafka {
+            ways.extend([Way::BareProducer, Way::Kafka { exactly_once: false }, Way::Kafka { exactly_once: true }]);
+        }
+        ways
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Way::Recvlogical => "pg_recvlogical (floor)".into(),
+            Way::Stdout => "tailwater → stdout".into(),
+            Way::Queue { kind, bare: true } => format!("bare publisher → {kind} (floor)"),
+            Way::Queue { kind, bare: false } => format!("tailwater → {kind}"),
+            Way::BareProducer => "bare producer → Kafka (floor)".into(),
+            Way::Kafka { exactly_once: false } => "tailwater → Kafka".into(),
+            Way::Kafka { exactly_once: true } => "tailwater → Kafka, exactly once".into(),
+        }
+    }
+}
+
+/// What is drained.
+struct Backlog<'a> {
+    database: &'a str,
+    rows: usize,
+    /// Of the log behind the last row.
+    end: &'a str,
+}
+
+/// One way, measured once.
 struct Sample {
     per_second: f64,
     cpu_us: f64,
@@ -52,27 +101,27 @@ pub async fn run(
 
     println!("\ndrain of {rows} rows of about 300 bytes, {per_transaction} per transaction, {rounds} rounds, medians");
     println!("{:<34} {:>10} {:>12} {:>10}", "", "rows/s", "µs CPU/row", "peak MiB");
-    let mut names = vec!["pg_recvlogical (floor)".to_owned(), "tailwater → stdout".to_owned()];
-    for queue in queues {
-        names.push(format!("bare publisher → {queue} (floor)"));
-        names.push(format!("tailwater → {queue}"));
-    }
-    let mut samples: Vec<Vec<Sample>> = names.iter().map(|_| Vec::new()).collect();
+    let ways = Way::all(queues, bench.kafka.is_some());
+    let backlog = Backlog { database: &database, rows, end: &end };
+    let mut samples: Vec<Vec<Sample>> = ways.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
-        for (index, _) in names.iter().enumerate() {
+        for (index, way) in ways.iter().enumerate() {
             let slot = format!("{base}_{round}_{index}");
             sql(format!("select pg_copy_logical_replication_slot('{base}', '{slot}')")).await?;
-            let sample = match index {
-                0 => recvlogical(bench, &database, &slot, &end, rows)?,
-                1 => to_stdout(bench, &database, &slot, rows)?,
-                n => to_queue(bench, &database, &slot, rows, &queues[(n - 2) / 2], n % 2 == 0).await?,
+            let sample = match way {
+                Way::Recvlogical => recvlogical(bench, &backlog, &slot)?,
+                Way::Stdout => to_stdout(bench, &backlog, &slot)?,
+                Way::Queue { kind, bare } => to_queue(bench, &backlog, &slot, kind, *bare).await?,
+                Way::BareProducer => to_kafka(bench, &backlog, &slot, None).await?,
+                Way::Kafka { exactly_once } => to_kafka(bench, &backlog, &slot, Some(*exactly_once)).await?,
             };
             samples[index].push(sample);
             drop_slot(&client, &slot).await?;
         }
     }
     drop_slot(&client, &base).await?;
-    for (name, samples) in names.iter().zip(&samples) {
+    for (way, samples) in ways.iter().zip(&samples) {
+        let name = way.name();
         let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field).collect());
         println!("{name:<34} {:>10.0} {:>12.1} {:>10.1}", of(|s| s.per_second), of(|s| s.cpu_us), of(|s| s.peak_mib));
     }
@@ -97,12 +146,12 @@ fn sample(rows: usize, elapsed: Duration, cpu_seconds: f64, peak_mib: f64) -> Sa
     Sample { per_second: rows as f64 / elapsed.as_secs_f64(), cpu_us: cpu_seconds * 1e6 / rows as f64, peak_mib }
 }
 
-fn recvlogical(bench: &Bench, database: &str, slot: &str, end: &str, rows: usize) -> Result<Sample, String> {
+fn recvlogical(bench: &Bench, backlog: &Backlog<'_>, slot: &str) -> Result<Sample, String> {
     let started = Instant::now();
     let mut process = Measured::spawn(
         Command::new(&bench.programs.pg_recvlogical)
-            .args(["--start", "--no-loop", "--slot", slot, "--file", "/dev/null", "--endpos", end])
-            .args(["-o", "proto_version=1", "-o", "publication_names=pub", "-d", &bench.pg.url(database)]),
+            .args(["--start", "--no-loop", "--slot", slot, "--file", "/dev/null", "--endpos", backlog.end])
+            .args(["-o", "proto_version=1", "-o", "publication_names=pub", "-d", &bench.pg.url(backlog.database)]),
     )?;
     let (mut cpu, mut peak) = (0.0, 0.0);
     while process.child().try_wait().map_err(|e| e.to_string())?.is_none() {
@@ -110,12 +159,14 @@ fn recvlogical(bench: &Bench, database: &str, slot: &str, end: &str, rows: usize
         peak = process.peak_mib();
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(sample(rows, started.elapsed(), cpu, peak))
+    Ok(sample(backlog.rows, started.elapsed(), cpu, peak))
 }
 
-fn to_stdout(bench: &Bench, database: &str, slot: &str, rows: usize) -> Result<Sample, String> {
+fn to_stdout(bench: &Bench, backlog: &Backlog<'_>, slot: &str) -> Result<Sample, String> {
+    let rows = backlog.rows;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let config = bench.config(directory.path(), database, slot, "[pipelines.bench.sink]\ntype = \"stdout\"\n");
+    let config =
+        bench.config(directory.path(), backlog.database, slot, "bench", "[pipelines.bench.sink]\ntype = \"stdout\"\n");
     let started = Instant::now();
     let mut process = Measured::spawn(
         Command::new(&bench.programs.tailwater)
@@ -137,23 +188,17 @@ fn to_stdout(bench: &Bench, database: &str, slot: &str, rows: usize) -> Result<S
     Ok(sample(rows, started.elapsed(), process.cpu_seconds(), process.peak_mib()))
 }
 
-async fn to_queue(
-    bench: &Bench,
-    database: &str,
-    slot: &str,
-    rows: usize,
-    kind: &str,
-    bare: bool,
-) -> Result<Sample, String> {
+async fn to_queue(bench: &Bench, backlog: &Backlog<'_>, slot: &str, kind: &str, bare: bool) -> Result<Sample, String> {
+    let rows = backlog.rows;
     let name = testbed::unique("bench");
     let broker = super::latency::Queue::declare(bench, &name, kind).await?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut command;
     if bare {
         command = Command::new(&bench.programs.bare_publisher);
-        command.arg(&name).arg(rows.to_string()).env("BARE_PUBLISHER_URL", bench.rabbit.url());
+        command.arg(&name).arg(rows.to_string()).env("BARE_PUBLISHER_URL", bench.rabbit().url());
     } else {
-        let config = bench.config(directory.path(), database, slot, &bench.rabbit_sink(&name));
+        let config = bench.config(directory.path(), backlog.database, slot, "bench", &bench.rabbit_sink(&name));
         command = Command::new(&bench.programs.tailwater);
         command.args(["run", "--log-level", "error", "--config"]).arg(&config);
     }
@@ -173,4 +218,57 @@ async fn to_queue(
     let elapsed = started.elapsed();
     broker.delete().await?;
     Ok(sample(rows, elapsed, cpu, peak))
+}
+
+/// `exactly_once`: of the relay; `None`: the bare producer.
+async fn to_kafka(
+    bench: &Bench,
+    backlog: &Backlog<'_>,
+    slot: &str,
+    exactly_once: Option<bool>,
+) -> Result<Sample, String> {
+    let kafka = bench.kafka.as_ref().expect("started when it is measured");
+    let topic = Topic::make(kafka, &testbed::unique("bench").replace('_', "-")).await?;
+    let client = bench.pg.client(backlog.database).await;
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mut command;
+    match exactly_once {
+        None => {
+            command = Command::new(&bench.programs.bare_producer);
+            command.arg(&topic.name).arg(backlog.rows.to_string()).env("BARE_PRODUCER_SERVERS", kafka.bootstrap());
+        }
+        Some(once) => {
+            let sink = bench.kafka_sink(once);
+            let config = bench.config(directory.path(), backlog.database, slot, &topic.name, &sink);
+            command = Command::new(&bench.programs.tailwater);
+            command.args(["run", "--log-level", "error", "--config"]).arg(&config);
+        }
+    }
+    // markers of transactions count as records: there the slot says that all is committed
+    let settled = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{slot}' and confirmed_flush_lsn >= '{}'",
+        backlog.end
+    );
+    let started = Instant::now();
+    let mut process = Measured::spawn(&mut command)?;
+    let (mut cpu, mut peak) = (0.0, 0.0);
+    loop {
+        let done = match exactly_once {
+            Some(true) => {
+                client.query_one(&settled, &[]).await.map_err(|error| error.to_string())?.get::<_, i64>(0) == 1
+            }
+            _ => topic.count()? >= backlog.rows,
+        };
+        cpu = f64::max(cpu, process.cpu_seconds());
+        peak = f64::max(peak, process.peak_mib());
+        if done {
+            return Ok(sample(backlog.rows, started.elapsed(), cpu, peak));
+        }
+        if let Some(status) = process.child().try_wait().map_err(|e| e.to_string())?
+            && (exactly_once.is_some() || !status.success())
+        {
+            return Err(format!("{command:?} ended early: {status}"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -10,8 +10,10 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
 
 /// A topic exchange and one queue behind it, both of the same name.
 pub struct Queue {
@@ -24,7 +26,7 @@ impl Queue {
     pub async fn declare(bench: &Bench, name: &str, kind: &str) -> Result<Self, String> {
         let text = |error: lapin::Error| error.to_string();
         let connection =
-            Connection::connect(&bench.rabbit.url(), ConnectionProperties::default()).await.map_err(text)?;
+            Connection::connect(&bench.rabbit().url(), ConnectionProperties::default()).await.map_err(text)?;
         let channel = connection.create_channel().await.map_err(text)?;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel
@@ -57,25 +59,31 @@ impl Queue {
     }
 }
 
-pub async fn run(bench: &Bench, kind: &str, rate: u32, seconds: u32) -> Result<(), String> {
+/// An outbox with a slot, and the configuration of a relay to `sink`; its directory lives as long as what is returned.
+pub async fn prepare(
+    bench: &Bench,
+    name: &str,
+    sink: &str,
+) -> Result<(tokio_postgres::Client, PathBuf, TempDir), String> {
     let database = bench.pg.database("latency").await;
     let client = bench.pg.client(&database).await;
-    client
-        .batch_execute(
-            "create table outbox (id bigserial primary key, aggregatetype text not null, aggregateid text not null, \
-             type text not null, payload jsonb); create publication pub for table outbox with (publish = 'insert')",
-        )
-        .await
-        .map_err(|error| error.to_string())?;
     let slot = testbed::unique("latency").replace('-', "_");
-    client
-        .batch_execute(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"))
-        .await
-        .map_err(|error| error.to_string())?;
+    for sql in [
+        "create table outbox (id bigserial primary key, aggregatetype text not null, aggregateid text not null, \
+         type text not null, payload jsonb); create publication pub for table outbox with (publish = 'insert')",
+        &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
+    ] {
+        client.batch_execute(sql).await.map_err(|error| error.to_string())?;
+    }
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let config = bench.config(directory.path(), &database, &slot, name, sink);
+    Ok((client, config, directory))
+}
+
+pub async fn run(bench: &Bench, kind: &str, rate: u32, seconds: u32) -> Result<(), String> {
     let name = testbed::unique("latency");
     let queue = Queue::declare(bench, &name, kind).await?;
-    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let config = bench.config(directory.path(), &database, &slot, &bench.rabbit_sink(&name));
+    let (client, config, _directory) = prepare(bench, &name, &bench.rabbit_sink(&name)).await?;
     let process = Measured::spawn(
         Command::new(&bench.programs.tailwater).args(["run", "--log-level", "error", "--config"]).arg(&config),
     )?;
@@ -87,30 +95,44 @@ pub async fn run(bench: &Bench, kind: &str, rate: u32, seconds: u32) -> Result<(
         .map_err(|error| error.to_string())?;
     let total = u64::from(rate) * u64::from(seconds);
     let writer = tokio::spawn(write(client, rate, total));
-    let mut histogram = Histogram::<u64>::new(3).expect("3 digits");
+    let mut histogram = histogram();
     while histogram.len() < total {
         let Some(Ok(delivery)) = consumer.next().await else { return Err("the consumer's channel closed".into()) };
-        let body: serde_json::Value = serde_json::from_slice(&delivery.data).map_err(|error| error.to_string())?;
-        let sent_us = body["at_us"].as_u64().ok_or("a message without at_us")?;
-        histogram.saturating_record(now_us().saturating_sub(sent_us));
+        record(&mut histogram, &delivery.data)?;
     }
     let late = writer.await.map_err(|error| error.to_string())??;
+    report(&histogram, &process, late, &format!("{rate} tx/s for {seconds} s, {kind} queue"));
+    drop(process);
+    queue.delete().await
+}
+
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("3 digits")
+}
+
+/// Enters how long ago the event was written.
+pub fn record(histogram: &mut Histogram<u64>, body: &[u8]) -> Result<(), String> {
+    let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let sent_us = body["at_us"].as_u64().ok_or("a message without at_us")?;
+    histogram.saturating_record(now_us().saturating_sub(sent_us));
+    Ok(())
+}
+
+pub fn report(histogram: &Histogram<u64>, process: &Measured, late: Duration, what: &str) {
     let ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-    println!("\ncommit → consumer at {rate} tx/s for {seconds} s, {kind} queue (insert statement to delivery)");
+    println!("\ncommit → consumer at {what} (insert statement to delivery)");
     println!(
         "p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms; relay {:.0} µs CPU per event, peak {:.1} MiB; writer at most {late:?} late",
         ms(0.5),
         ms(0.99),
         histogram.max() as f64 / 1000.0,
-        process.cpu_seconds() * 1e6 / total as f64,
+        process.cpu_seconds() * 1e6 / histogram.len() as f64,
         process.peak_mib(),
     );
-    drop(process);
-    queue.delete().await
 }
 
 /// Writes at a steady rate; returns how late the writer itself was at worst.
-async fn write(client: tokio_postgres::Client, rate: u32, total: u64) -> Result<Duration, String> {
+pub async fn write(client: tokio_postgres::Client, rate: u32, total: u64) -> Result<Duration, String> {
     let insert = client
         .prepare(
             "insert into outbox (aggregatetype, aggregateid, type, payload) \

@@ -5,10 +5,11 @@
 
 mod drain;
 mod latency;
+mod topic;
 
 use clap::Args;
 use std::path::PathBuf;
-use testbed::{Postgres, RabbitMq};
+use testbed::{Kafka, Postgres, RabbitMq};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -24,6 +25,12 @@ pub struct BenchArgs {
     /// Queue types to publish to
     #[arg(long, value_delimiter = ',', default_value = "classic,quorum")]
     queues: Vec<String>,
+    /// Leave RabbitMQ out
+    #[arg(long)]
+    no_rabbitmq: bool,
+    /// Leave Kafka out
+    #[arg(long)]
+    no_kafka: bool,
     /// Transactions per second of the latency run
     #[arg(long, default_value_t = 1000)]
     rate: u32,
@@ -36,25 +43,36 @@ pub struct BenchArgs {
 struct Programs {
     tailwater: PathBuf,
     bare_publisher: PathBuf,
+    bare_producer: PathBuf,
     pg_recvlogical: PathBuf,
 }
 
 struct Bench {
     pg: Postgres,
-    rabbit: RabbitMq,
+    rabbit: Option<RabbitMq>,
+    kafka: Option<Kafka>,
     programs: Programs,
 }
 
 pub async fn run(args: BenchArgs) -> Result<(), String> {
     let programs = build()?;
     eprintln!("start private servers …");
-    let bench = Bench { pg: Postgres::start().await, rabbit: RabbitMq::start().await, programs };
+    let queues = if args.no_rabbitmq { vec![] } else { args.queues.clone() };
+    let bench = Bench {
+        pg: Postgres::start().await,
+        rabbit: if queues.is_empty() { None } else { Some(RabbitMq::start().await) },
+        kafka: if args.no_kafka { None } else { Some(Kafka::start().await) },
+        programs,
+    };
     for per_transaction in &args.per_transaction {
-        drain::run(&bench, args.rows, *per_transaction, args.rounds, &args.queues).await?;
+        drain::run(&bench, args.rows, *per_transaction, args.rounds, &queues).await?;
     }
     if args.seconds > 0 {
-        for queue in &args.queues {
+        for queue in &queues {
             latency::run(&bench, queue, args.rate, args.seconds).await?;
+        }
+        for exactly_once in [false, true].into_iter().filter(|_| bench.kafka.is_some()) {
+            topic::latency(&bench, args.rate, args.seconds, exactly_once).await?;
         }
     }
     Ok(())
@@ -63,7 +81,8 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
 fn build() -> Result<Programs, String> {
     eprintln!("build in release …");
     let status = std::process::Command::new("cargo")
-        .args(["build", "--release", "--locked", "--package", "tailwater", "--bins", "--example", "bare_publisher"])
+        .args(["build", "--release", "--locked", "--package", "tailwater", "--bins"])
+        .args(["--example", "bare_publisher", "--example", "bare_producer"])
         .status()
         .map_err(|error| format!("run cargo: {error}"))?;
     if !status.success() {
@@ -73,18 +92,19 @@ fn build() -> Result<Programs, String> {
     Ok(Programs {
         tailwater: target.join("release/tailwater"),
         bare_publisher: target.join("release/examples/bare_publisher"),
+        bare_producer: target.join("release/examples/bare_producer"),
         pg_recvlogical: testbed::postgres_program("pg_recvlogical"),
     })
 }
 
 impl Bench {
-    /// A configuration for one drain; returns the file's path inside `directory`.
-    fn config(&self, directory: &std::path::Path, database: &str, slot: &str, sink: &str) -> PathBuf {
+    /// A configuration for one measurement, with events for `topic`; returns the file's path inside `directory`.
+    fn config(&self, directory: &std::path::Path, database: &str, slot: &str, topic: &str, sink: &str) -> PathBuf {
         let text = format!(
             "state_dir = \"{state}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[pipelines.bench.source]\ntype = \"postgres\"\n\
              url = \"{url}\"\nslot = \"{slot}\"\npublication = \"pub\"\ntable = \"outbox\"\n\
              [pipelines.bench.route.outbox]\nkey_column = \"aggregateid\"\nroute_by = \"aggregatetype\"\n\
-             topic_replacement = \"${{routedByValue}}\"\nexpand_json = true\n{sink}",
+             topic_replacement = \"{topic}\"\nexpand_json = true\n{sink}",
             state = directory.join("state").display(),
             url = self.pg.url(database),
         );
@@ -93,10 +113,14 @@ impl Bench {
         path
     }
 
+    fn rabbit(&self) -> &RabbitMq {
+        self.rabbit.as_ref().expect("started when it is measured")
+    }
+
     fn rabbit_sink(&self, exchange: &str) -> String {
         format!(
             "[pipelines.bench.sink]\ntype = \"rabbitmq\"\nurls = [\"{}\"]\nexchange = \"{exchange}\"\n",
-            self.rabbit.url()
+            self.rabbit().url()
         )
     }
 }

@@ -1,0 +1,89 @@
+//! Kafka in the benchmark: a topic per drain, how much lies in it, and the latency at a steady rate.
+
+use super::{Bench, latency};
+use crate::process::Measured;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::Offset;
+use std::process::Command;
+use std::time::Duration;
+use testbed::Kafka;
+
+const PARTITIONS: i32 = 4;
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A topic, and a consumer that knows its ends.
+pub struct Topic {
+    pub name: String,
+    consumer: BaseConsumer,
+}
+
+impl Topic {
+    pub async fn make(kafka: &Kafka, name: &str) -> Result<Topic, String> {
+        kafka.create_topic(name, PARTITIONS, &[]).await;
+        let mut config = kafka.client();
+        config.set("group.id", "bench").set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().map_err(|error| error.to_string())?;
+        let mut places = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            places.add_partition_offset(name, partition, Offset::Beginning).map_err(|error| error.to_string())?;
+        }
+        consumer.assign(&places).map_err(|error| error.to_string())?;
+        consumer.pause(&places).map_err(|error| error.to_string())?;
+        Ok(Topic { name: name.into(), consumer })
+    }
+
+    /// Records in it; in a topic of transactions their markers count too.
+    pub fn count(&self) -> Result<usize, String> {
+        let end = |partition| self.consumer.fetch_watermarks(&self.name, partition, LIMIT).map(|(_, high)| high);
+        let ends: Result<Vec<i64>, _> = (0..PARTITIONS).map(end).collect();
+        ends.map(|ends| ends.iter().sum::<i64>() as usize).map_err(|error| error.to_string())
+    }
+
+    fn read(&self) -> Result<(), String> {
+        let places = self.consumer.assignment().map_err(|error| error.to_string())?;
+        self.consumer.resume(&places).map_err(|error| error.to_string())
+    }
+}
+
+impl Bench {
+    pub fn kafka_sink(&self, exactly_once: bool) -> String {
+        let servers = self.kafka.as_ref().expect("started when it is measured").bootstrap();
+        // each run is a pipeline of its own: it has no position yet
+        let positions = testbed::unique("positions").replace('_', "-");
+        format!(
+            "[pipelines.bench.sink]\ntype = \"kafka\"\nbootstrap_servers = [\"{servers}\"]\n\
+             exactly_once = {exactly_once}\noffsets_topic = \"{positions}\"\n"
+        )
+    }
+}
+
+/// From just before the insert statement to the consumer.
+pub async fn latency(bench: &Bench, rate: u32, seconds: u32, exactly_once: bool) -> Result<(), String> {
+    let kafka = bench.kafka.as_ref().expect("started when it is measured");
+    let name = testbed::unique("latency").replace('_', "-");
+    let topic = Topic::make(kafka, &name).await?;
+    let (client, config, _directory) = latency::prepare(bench, &name, &bench.kafka_sink(exactly_once)).await?;
+    let process = Measured::spawn(
+        Command::new(&bench.programs.tailwater).args(["run", "--log-level", "error", "--config"]).arg(&config),
+    )?;
+    let total = u64::from(rate) * u64::from(seconds);
+    topic.read()?;
+    let writer = tokio::spawn(latency::write(client, rate, total));
+    let histogram =
+        tokio::task::spawn_blocking(move || read(&topic, total)).await.map_err(|error| error.to_string())??;
+    let late = writer.await.map_err(|error| error.to_string())??;
+    let sink = if exactly_once { "Kafka, exactly once" } else { "Kafka" };
+    latency::report(&histogram, &process, late, &format!("{rate} tx/s for {seconds} s, {sink}"));
+    Ok(())
+}
+
+fn read(topic: &Topic, total: u64) -> Result<hdrhistogram::Histogram<u64>, String> {
+    let mut histogram = latency::histogram();
+    while histogram.len() < total {
+        let record = topic.consumer.poll(LIMIT).ok_or("no record within 10 s")?.map_err(|error| error.to_string())?;
+        latency::record(&mut histogram, record.payload().unwrap_or_default())?;
+    }
+    Ok(histogram)
+}
