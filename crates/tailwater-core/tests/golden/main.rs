@@ -74,17 +74,23 @@ fn listed(folder: &Path) -> BTreeMap<String, String> {
 fn golden_cases_come_out_as_debezium_recorded_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut listed = listed(&folder);
-    let (mut same, mut known, mut problems) = (0, 0, Vec::new());
+    // By group: same, listed, refused.
+    let mut groups: BTreeMap<char, [usize; 3]> = BTreeMap::new();
+    let mut problems = Vec::new();
     let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for case in Case::all(&folder) {
         let reason = listed.remove(&case.name);
+        let [same, known, refusals] = groups.entry(case.name.chars().next().unwrap()).or_default();
         match (verdict(&case), reason) {
-            (Verdict::Same, None) => same += 1,
+            (Verdict::Same, None) => *same += 1,
             (Verdict::Same, Some(_)) => {
                 problems.push(format!("{}: listed as different, but it is the same", case.name))
             }
-            (Verdict::Different(_), Some(_)) => known += 1,
-            (Verdict::Refused(property), None) => refused.entry(property).or_default().push(case.name),
+            (Verdict::Different(_), Some(_)) => *known += 1,
+            (Verdict::Refused(property), None) => {
+                *refusals += 1;
+                refused.entry(property).or_default().push(case.name);
+            }
             (Verdict::Refused(property), Some(_)) => {
                 problems.push(format!("{}: listed, but its configuration is refused: {property}", case.name))
             }
@@ -94,8 +100,12 @@ fn golden_cases_come_out_as_debezium_recorded_them() {
     problems.extend(listed.into_keys().map(|name| format!("{name}: listed, but there is no such case")));
     // Past the capture of the test harness: the numbers are for people.
     let mut out = std::io::stdout();
-    let count: usize = refused.values().map(Vec::len).sum();
+    let sum = |index: usize| groups.values().map(|group| group[index]).sum::<usize>();
+    let (same, known, count) = (sum(0), sum(1), sum(2));
     writeln!(out, "golden: same {same}, listed {known}, refused {count}, unexplained {}", problems.len()).unwrap();
+    for (group, [same, known, refused]) in &groups {
+        writeln!(out, "  {group}_…: same {same}, listed {known}, refused {refused}").unwrap();
+    }
     for (property, cases) in &refused {
         writeln!(out, "  refused by {property}: {}", cases.join(" ")).unwrap();
     }

@@ -46,6 +46,9 @@ impl Converter {
                 if value.schema.as_deref().is_some_and(prints_a_java_date) {
                     return Err("the string format cannot write Connect's Date, Time and Timestamp".into());
                 }
+                if self.typed && matches!(value.datum, Datum::Bytes(_) | Datum::ByteArray(_)) {
+                    return Err("the string format cannot write bytes: use json or binary".into());
+                }
                 Ok(string(&value.datum).map(Bytes::from))
             }
             Format::Binary => match &value.datum {
@@ -57,14 +60,17 @@ impl Converter {
     }
 
     /// A header's value: text, or null; typed if so wanted.
-    pub fn header(&self, value: &Typed) -> HeaderValue {
+    pub fn header(&self, value: &Typed) -> Result<HeaderValue, String> {
         let text = match self.format {
-            Format::Json => return HeaderValue::Text(self.json(value)),
-            Format::Plain if self.typed => return typed(&value.datum),
+            Format::Json => return Ok(HeaderValue::Text(self.json(value))),
+            Format::Plain if self.typed => return Ok(typed(&value.datum)),
+            _ if value.schema.as_deref().is_some_and(prints_a_java_date) => {
+                return Err("a header in this format cannot be Connect's Date, Time or Timestamp".into());
+            }
             Format::String => string(&value.datum),
             Format::Plain | Format::Binary => simple(&value.datum),
         };
-        text.map_or(HeaderValue::Null, |text| HeaderValue::Text(text.into()))
+        Ok(text.map_or(HeaderValue::Null, |text| HeaderValue::Text(text.into())))
     }
 
     fn content_type(&self, value: &Typed) -> &'static str {
@@ -107,7 +113,8 @@ impl Converters {
     pub fn message(&self, record: &ConnectRecord) -> Result<Message, String> {
         let mut headers = Headers::default();
         for header in &record.headers {
-            headers.push(header.name.clone(), self.header.header(&header.value));
+            let value = self.header.header(&header.value).map_err(|why| format!("header {}: {why}", header.name))?;
+            headers.push(header.name.clone(), value);
         }
         Ok(Message {
             id: record.id.clone(),
@@ -216,7 +223,7 @@ mod tests {
         assert_eq!(json.bytes(&Typed::new(&schema, Datum::Null)), Ok(Some(Bytes::from_static(b"null"))));
         let header = Converter { schemas: true, ..json }.header(&Typed::text("a"));
         let expected = Bytes::from_static(br#"{"schema":{"type":"string","optional":false},"payload":"a"}"#);
-        assert_eq!(header, HeaderValue::Text(expected));
+        assert_eq!(header, Ok(HeaderValue::Text(expected)));
     }
 
     #[test]

@@ -156,7 +156,9 @@ fn member(name: &str, raw: &str, schemas: bool) -> Option<(Schema, Datum)> {
         Node::Long(value) => (Schema::of(SchemaKind::Int64), Datum::Int(value)),
         Node::Text(units) => (Schema::of(SchemaKind::String), Datum::Text(String::from_utf16(&units).ok()?)),
         Node::Big | Node::Double(_) if !schemas => return json(raw),
-        Node::Double(value) if value.is_finite() => (Schema::of(SchemaKind::Float64), Datum::Double(value)),
+        Node::Double(value) if value.is_finite() && !expand::has_long_decimals(raw) => {
+            (Schema::of(SchemaKind::Float64), Datum::Double(value))
+        }
         Node::Array(_) | Node::Object(_) if !schemas => return json(raw),
         Node::Array(_) | Node::Object(_) | Node::Big | Node::Double(_) => {
             let expanded = expand::expand_lossless(raw, FieldNameAdjustment::None);

@@ -6,7 +6,7 @@
 
 mod lossless;
 
-pub use lossless::expand_lossless;
+pub use lossless::{expand_lossless, has_long_decimals};
 
 use super::names::adjusted;
 use super::{FieldNameAdjustment, JsonEmptyArray, JsonNull, OutboxOptions};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::HeaderValue;
+use crate::transform::changes::TimeMode;
 use crate::transform::outbox::{OnUpdate, OutboxRouter, RouteSettings};
 
 const ID: &str = "da8d6de6-3b77-45ff-8f44-57db55a7a06c";
@@ -217,6 +218,45 @@ fn a_logical_message_is_an_event_with_its_payload_as_it_was_written() {
     assert!(
         body(&message).contains(r#""name":"payload.a""#) && body(&message).ends_with(r#""payload":{"a":{"b":null}}}"#)
     );
+}
+
+#[test]
+fn with_schemas_a_number_beyond_a_double_is_a_text_with_all_its_digits() {
+    let payload = |text: &str| body(&one(decoding(true, OutboxOptions::default()).apply(&decoded(text)))).to_owned();
+    assert!(payload("1.5").ends_with(r#"{"schema":{"type":"double","optional":true},"payload":1.5}"#));
+    assert!(payload("12345678901234567.89").ends_with(r#""payload":"12345678901234567.89"}"#));
+    assert!(payload("123456789012345678901234567890").ends_with(r#""payload":"123456789012345678901234567890"}"#));
+}
+
+#[test]
+fn what_a_format_cannot_say_is_rejected_and_never_written_as_java_would_print_it() {
+    let columns = [
+        ("id", oid::UUID),
+        ("aggregatetype", oid::TEXT),
+        ("aggregateid", oid::TEXT),
+        ("payload", oid::BYTEA),
+        ("at", oid::DATE),
+    ];
+    let change =
+        insert(&table("outbox", &columns), &[Some(ID), Some("U"), Some("k"), Some("\\x00ff"), Some("2024-05-01")]);
+    let route = |format, header, compatibility, placement: Option<&str>| {
+        let of = |format| Converter::of(format, false, compatibility);
+        let converters = Converters { key: of(Format::String), value: of(format), header: of(header) };
+        let settings = ChangeSettings { compatibility, topic_prefix: "app".into(), ..ChangeSettings::default() };
+        let options = OutboxOptions { placement: placement.map(Into::into), ..OutboxOptions::default() };
+        let changes = ChangeOptions { time: TimeMode::Connect, ..ChangeOptions::default() };
+        ChainRoute::new(&[Transform::EventRouter(options).into()], &changes, &settings, converters)
+            .unwrap()
+            .apply(&change)
+    };
+    let (default, strict) = (Compatibility::Default, Compatibility::Strict);
+    assert_eq!(one(route(Format::Binary, Format::Plain, default, None)).payload.as_deref(), Some(&[0, 255][..]));
+    assert!(reason(route(Format::String, Format::Plain, default, None)).contains("bytes"));
+    assert!(body(&one(route(Format::String, Format::Plain, strict, None))).starts_with("java.nio.HeapByteBuffer"));
+    let placed = Some("at:header");
+    assert!(reason(route(Format::Json, Format::Plain, strict, placed)).contains("header at"));
+    let message = one(route(Format::Json, Format::Plain, default, placed));
+    assert_eq!(message.headers.0[1].value, HeaderValue::Int(19_844));
 }
 
 #[test]

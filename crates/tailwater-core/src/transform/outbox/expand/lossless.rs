@@ -92,7 +92,7 @@ fn united(one: Shape, other: Shape) -> Option<Shape> {
 }
 
 /// Whether a number with a fraction or an exponent has more digits than a double keeps.
-fn has_long_decimals(text: &str) -> bool {
+pub fn has_long_decimals(text: &str) -> bool {
     let (mut in_string, mut escaped, mut digits, mut decimal) = (false, false, 0, false);
     // The space ends a number at the very end.
     for byte in text.bytes().chain([b' ']) {
