@@ -21,7 +21,9 @@ use tokio::sync::OnceCell;
 /// Version of the broker that is started here.
 pub const KAFKA_VERSION: &str = "4.3.0";
 
-const INSTALL: &str = "the jars of a Kafka broker were not found; type: script/setup";
+const INSTALL: &str = "no Kafka broker: it needs Java 17 or newer (apt-get install -y --no-install-recommends openjdk-17-jre-headless) and the \
+                       broker's jars (in the source tree: script/setup; else TAILWATER_KAFKA_LIBS names the directory libs \
+                       of a Kafka distribution)";
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -113,6 +115,13 @@ pub async fn shared_kafka() -> &'static Kafka {
 }
 
 impl Kafka {
+    /// Whether a private broker can be started here; what to install if not.
+    pub fn installed() -> Result<(), &'static str> {
+        let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let runs = java.is_ok_and(|status| status.success()) && find_libs().is_some();
+        runs.then_some(()).ok_or(INSTALL)
+    }
+
     /// A broker with the defaults of [`KafkaOptions`]; about 4 s.
     pub async fn start() -> Kafka {
         Kafka::start_with(KafkaOptions::default()).await
@@ -319,12 +328,18 @@ fn java(dir: &Path) -> Command {
 }
 
 fn libs() -> PathBuf {
-    let given = std::env::var_os("TAILWATER_KAFKA_LIBS").map(PathBuf::from);
+    find_libs().unwrap_or_else(|| panic!("{INSTALL}"))
+}
+
+/// The directory that the environment names, else the one that `script/setup` fills.
+fn find_libs() -> Option<PathBuf> {
+    if let Some(given) = std::env::var_os("TAILWATER_KAFKA_LIBS").map(PathBuf::from) {
+        return given.is_dir().then_some(given);
+    }
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let dir = given.or_else(|| Some(cache.or_else(home)?.join("tailwater/kafka-4.3.0")));
-    dir.filter(|dir| dir.join("kafka_2.13-4.3.0.jar").exists() || std::env::var_os("TAILWATER_KAFKA_LIBS").is_some())
-        .unwrap_or_else(|| panic!("{INSTALL}"))
+    let dir = cache.or_else(home)?.join("tailwater/kafka-4.3.0");
+    dir.join("kafka_2.13-4.3.0.jar").exists().then_some(dir)
 }
 
 async fn format_storage(dir: &Path, node: &Node, options: &KafkaOptions<'_>) -> Result<(), String> {

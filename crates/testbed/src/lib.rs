@@ -5,11 +5,13 @@
 //! packages to install, never a skipped test. What is started here ends with the process that started it: by
 //! `PR_SET_PDEATHSIG`, by a guard process that notices the owner's end, and by the next start, which sweeps what is left.
 
+pub mod browser;
 mod child;
 mod http;
 mod kafka;
 mod kafka_records;
 mod load;
+pub mod orders;
 mod ports;
 mod postgres;
 mod process;

@@ -80,6 +80,11 @@ pub async fn shared_postgres() -> &'static Postgres {
 }
 
 impl Postgres {
+    /// Whether a private server can be started here; what to install if not.
+    pub fn installed() -> Result<(), &'static str> {
+        ["postgres", "initdb"].iter().all(|program| find_program(program).is_some()).then_some(()).ok_or(INSTALL)
+    }
+
     /// A cluster with `wal_level = logical` and the defaults of [`PostgresOptions`].
     pub async fn start() -> Postgres {
         Postgres::start_with(PostgresOptions::default()).await
@@ -347,6 +352,10 @@ fn command(program: &str) -> Command {
 
 /// The newest installed major's program, else one in PATH.
 pub fn postgres_program(program: &str) -> PathBuf {
+    find_program(program).unwrap_or_else(|| panic!("{INSTALL}"))
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
     let majors = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = majors
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(program))))
@@ -357,7 +366,7 @@ pub fn postgres_program(program: &str) -> PathBuf {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.exists())
     };
-    found.pop().map(|(_, path)| path).or_else(in_path).unwrap_or_else(|| panic!("{INSTALL}"))
+    found.pop().map(|(_, path)| path).or_else(in_path)
 }
 
 /// `initdb` once per process, then copies.

@@ -30,6 +30,9 @@ pub fn router(pool: Pool, tables: Option<Tables>) -> Router {
     }
 }
 
+/// Longest name of a customer or an item, bytes.
+const TEXT_MAX: usize = 200;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Order {
@@ -46,6 +49,7 @@ struct Order {
 enum Refusal {
     BadRequest(String),
     NotFound(&'static str),
+    Conflict(&'static str),
     Unavailable(String),
 }
 
@@ -54,6 +58,7 @@ impl IntoResponse for Refusal {
         let (status, text) = match self {
             Refusal::BadRequest(text) => (StatusCode::BAD_REQUEST, text),
             Refusal::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
+            Refusal::Conflict(text) => (StatusCode::CONFLICT, text.to_owned()),
             Refusal::Unavailable(why) => {
                 tracing::warn!(error = why, "request failed");
                 let text = "the database is not available; try again with the same `id`";
@@ -95,18 +100,19 @@ async fn place_by_path(State(pool): State<Pool>, Path(pattern): Path<String>, bo
 
 async fn accept(pool: &Pool, order: Order, pattern: &str) -> Result<Response, Refusal> {
     let pattern: Pattern = pattern.parse().map_err(Refusal::BadRequest)?;
-    if order.quantity < 1 || order.item.is_empty() || order.customer.is_empty() {
-        return Err(Refusal::BadRequest("customer and item need a text, quantity a number above 0".into()));
+    for (name, text) in [("customer", &order.customer), ("item", &order.item)] {
+        if text.trim().is_empty() || text.len() > TEXT_MAX || text.chars().any(char::is_control) {
+            let wanted = format!("`{name}`: a text of 1 to {TEXT_MAX} bytes on one line");
+            return Err(Refusal::BadRequest(wanted));
+        }
+    }
+    if order.quantity < 1 {
+        return Err(Refusal::BadRequest("`quantity`: a whole number above 0".into()));
     }
     let order_id = order.id.unwrap_or_else(Uuid::now_v7);
     let placed =
         OrderPlaced { order_id, pattern, customer: order.customer, item: order.item, quantity: order.quantity };
-    let mut client = pool.get().await?;
-    let tx = client.transaction().await?;
-    match pattern {
-        Pattern::ListenToYourself => store_event(tx, &placed).await?,
-        Pattern::TransactionalOutbox | Pattern::TransactionalLogTailing => store_both(tx, &placed).await?,
-    }
+    store(pool, &placed).await?;
     let location = format!("/orders/{order_id}");
     // the event is stored in all patterns; the order itself only in two
     let (status, said) = match pattern {
@@ -117,22 +123,33 @@ async fn accept(pool: &Pool, order: Order, pattern: &str) -> Result<Response, Re
     Ok((status, [(header::LOCATION, location)], body).into_response())
 }
 
-/// Patterns 1 and 3: the order and its event, in one transaction.
-async fn store_both(mut tx: Transaction<'_>, placed: &OrderPlaced) -> Result<(), Refusal> {
-    if insert_order(&tx, placed).await? == 0 {
-        return Ok(()); // the same order again: its event was written with it
+/// One transaction: the order and its event, or, in pattern 2, the event alone: the order will be there when the service
+/// has heard it. The same order again changes nothing; another one under its id is refused.
+async fn store(pool: &Pool, placed: &OrderPlaced) -> Result<(), Refusal> {
+    let mut client = pool.get().await?;
+    let mut tx = client.transaction().await?;
+    // two requests with one id, in whatever patterns, take their turn
+    tx.execute("SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0))", &[&placed.order_id]).await?;
+    match known(&tx, placed.order_id).await? {
+        Some(known) if known == *placed => return Ok(()),
+        Some(_) => return Err(Refusal::Conflict("this `id` belongs to another order")),
+        None => {}
+    }
+    if placed.pattern != Pattern::ListenToYourself {
+        insert_order(&tx, placed).await?;
     }
     publish(&mut tx, placed).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
     Ok(tx.commit().await?)
 }
 
-/// Pattern 2: the event alone. The order will be there when the service has heard it.
-async fn store_event(mut tx: Transaction<'_>, placed: &OrderPlaced) -> Result<(), Refusal> {
-    match publish(&mut tx, placed).await {
-        Ok(()) => Ok(tx.commit().await?),
-        Err(error) if error.is_duplicate() => Ok(()), // the same order again
-        Err(error) => Err(Refusal::Unavailable(error.to_string())),
-    }
+/// The order with this id, placed or accepted.
+async fn known(tx: &Transaction<'_>, id: Uuid) -> Result<Option<OrderPlaced>, Refusal> {
+    let sql = r#"SELECT jsonb_build_object('order_id', id, 'pattern', pattern, 'customer', customer, 'item', item,
+                        'quantity', quantity) FROM orders WHERE id = $1
+                 UNION ALL SELECT payload FROM "Listen_To_Yourself" WHERE id = $1 LIMIT 1"#;
+    let Some(row) = tx.query_opt(sql, &[&id]).await? else { return Ok(None) };
+    let known = serde_json::from_value(row.get(0));
+    known.map(Some).map_err(|error| Refusal::Unavailable(format!("read order {id}: {error}")))
 }
 
 async fn publish(tx: &mut Transaction<'_>, placed: &OrderPlaced) -> Result<(), outbox::Error> {

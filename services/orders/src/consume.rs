@@ -127,9 +127,14 @@ fn received(record: &BorrowedMessage<'_>) -> Result<Received, String> {
     Ok(Received { id: id.to_owned(), topic: record.topic().to_owned(), payload: payload.to_vec() })
 }
 
-/// Publishes the record to `<topic>.dead-letters`, with the reason; true once it is stored there.
+/// Where the records of `topic` go that cannot be handled.
+pub fn dead_letters(topic: &str) -> String {
+    format!("{topic}.dead-letters")
+}
+
+/// Publishes the record to [`dead_letters`], with the reason; true once it is stored there.
 async fn bury(producer: &FutureProducer, record: &BorrowedMessage<'_>, reason: &str) -> bool {
-    let topic = format!("{}.dead-letters", record.topic());
+    let topic = dead_letters(record.topic());
     let headers = record.headers().map_or_else(OwnedHeaders::new, rdkafka::message::BorrowedHeaders::detach);
     let headers = headers
         .insert(Header { key: "x-reason", value: Some(reason) })

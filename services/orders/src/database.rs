@@ -1,5 +1,6 @@
 //! The pool of database connections, the tables and the topics. No business rule.
 
+use crate::consume::dead_letters;
 use crate::pattern::Pattern;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use rdkafka::ClientConfig;
@@ -51,10 +52,13 @@ pub async fn migrate(pool: &Pool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates the three topics, three partitions each; those that are there are left alone.
+/// Creates the three topics, three partitions each, and those of their dead letters; what is there is left alone.
 pub async fn create_topics(kafka: &ClientConfig) -> Result<(), Error> {
     let admin: AdminClient<DefaultClientContext> = kafka.create()?;
+    let dead = Pattern::ALL.map(|pattern| dead_letters(pattern.topic()));
     let topics = Pattern::ALL.map(|pattern| NewTopic::new(pattern.topic(), 3, TopicReplication::Fixed(-1)));
+    let dead_letters = dead.iter().map(|topic| NewTopic::new(topic, 1, TopicReplication::Fixed(-1)));
+    let topics: Vec<_> = topics.into_iter().chain(dead_letters).collect();
     for result in admin.create_topics(&topics, &AdminOptions::new()).await? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

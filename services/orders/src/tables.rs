@@ -3,11 +3,13 @@
 //! Not an editor and not for production: the caller sees to it that it is served on a loopback address only.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use deadpool_postgres::Pool;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -37,7 +39,20 @@ struct Shared {
 
 pub(crate) fn router(pool: Pool, tables: Tables) -> Router {
     let shared = Shared { pool, tables: Arc::new(tables) };
-    Router::new().route("/tables", get(overview)).route("/tables/{name}", get(one)).with_state(shared)
+    let routes = Router::new().route("/tables", get(overview)).route("/tables/{name}", get(one)).with_state(shared);
+    routes.layer(axum::middleware::from_fn(loopback_name))
+}
+
+/// A page elsewhere may point a name of its own at this machine: only a loopback name is answered.
+async fn loopback_name(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback()) {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "tables are shown under http://localhost or http://127.0.0.1 only\n").into_response()
 }
 
 async fn overview(State(shared): State<Shared>) -> Result<Response, Problem> {

@@ -1,17 +1,13 @@
 //! The orders demonstration on private servers: `up` starts all services and leaves them running, [`story`] tells what
 //! happens when some are killed on the way.
 
-mod stack;
 mod story;
 
 use clap::Args;
-use stack::{Ports, Stack};
-use std::error::Error;
 use std::path::PathBuf;
+use testbed::orders::{Outcome, Ports, Stack};
 
 pub use story::{StoryArgs, run as story};
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 #[derive(Debug, Args)]
 pub struct UpArgs {

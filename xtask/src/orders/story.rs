@@ -1,14 +1,13 @@
 //! Orders in three patterns while a poller, an order service and the relay are killed; then all counts, from the database
 //! and the topics themselves. An error if one is not what it must be.
 
-use super::Outcome;
-use super::stack::{Ports, Stack};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 use testbed::http_get;
+use testbed::orders::{Outcome, Ports, Stack};
 use uuid::Uuid;
 
 #[derive(Debug, Args)]

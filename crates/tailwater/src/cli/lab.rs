@@ -1,6 +1,7 @@
 //! `tailwater lab`: what each pattern loses, on private servers; and the hidden processes that it consists of.
 
-use super::{DONE, FAILED};
+use super::{DONE, FAILED, GlobalArgs};
+use crate::lab::faults::Fault;
 use crate::lab::pattern::Pattern;
 use crate::lab::service::Places;
 use crate::lab::{self, Plan};
@@ -16,20 +17,33 @@ pub struct LabArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Orders, the same for each pattern [default: 3000, with --quick 600]
-    #[arg(long)]
-    orders: Option<usize>,
-    /// A shorter run: 30 s of load, the broker away for 4 s
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    orders: Option<u32>,
+    /// They come evenly over so long [default: 2m, with --quick 30s]
+    #[arg(long, value_parser = within::<5, 3600>, value_name = "TIME")]
+    load: Option<Duration>,
+    /// So long the broker is away [default: 10s, with --quick 4s]
+    #[arg(long, value_parser = within::<1, 600>, value_name = "TIME")]
+    away: Option<Duration>,
+    /// A shorter run: less load, and the broker is back sooner
     #[arg(long)]
     quick: bool,
     /// Only these patterns
     #[arg(long, value_enum, value_delimiter = ',')]
     patterns: Vec<Pattern>,
+    /// Only these faults
+    #[arg(long, value_enum, value_delimiter = ',')]
+    faults: Vec<Fault>,
     /// Where the page goes
     #[arg(long, short, default_value = "tailwater-lab.html", value_name = "FILE")]
     out: PathBuf,
-    /// The counts as JSON on standard output
-    #[arg(long)]
-    json: bool,
+}
+
+/// A time of so many seconds at least and at most.
+fn within<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
+    let time = tailwater_core::duration::parse(text)?;
+    let allowed = Duration::from_secs(MIN)..=Duration::from_secs(MAX);
+    if allowed.contains(&time) { Ok(time) } else { Err(format!("from {MIN}s to {MAX}s")) }
 }
 
 /// Arguments of the hidden processes. URLs come by environment: arguments are visible to everybody.
@@ -78,7 +92,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Box<dyn std::error::Error + Send
 }
 
 /// Runs the lab. Exit code 1 if a pattern that promises it lost or invented something.
-pub fn run(args: &LabArgs) -> ExitCode {
+pub fn run(args: &LabArgs, global: &GlobalArgs) -> ExitCode {
     let start = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let say = |text: &str| {
@@ -93,7 +107,7 @@ pub fn run(args: &LabArgs) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let written = lab::page::html(&report, &command(args))
+    let written = lab::page::html(&report, &command())
         .map_err(|error| error.to_string())
         .and_then(|page| std::fs::write(&args.out, page).map_err(|error| format!("{}: {error}", args.out.display())));
     if let Err(error) = written {
@@ -101,7 +115,7 @@ pub fn run(args: &LabArgs) -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let mut out = std::io::stdout().lock();
-    let text = match args.json {
+    let text = match global.json {
         true => serde_json::to_string_pretty(&report).map_err(|error| error.to_string()),
         false => Ok(lab::table::text(&report)),
     };
@@ -117,22 +131,22 @@ pub fn run(args: &LabArgs) -> ExitCode {
 }
 
 fn plan(args: &LabArgs) -> Plan {
-    let patterns = if args.patterns.is_empty() { Pattern::ALL.to_vec() } else { args.patterns.clone() };
-    let (load, away, orders) = match args.quick {
-        true => (Duration::from_secs(30), Duration::from_secs(4), 600),
-        false => (Duration::from_secs(120), Duration::from_secs(10), 3000),
+    let (load, away, orders) = if args.quick { (30, 4, 600) } else { (120, 10, 3000) };
+    let mut plan = Plan {
+        seed: args.seed,
+        patterns: Pattern::ALL.to_vec(),
+        orders: args.orders.unwrap_or(orders) as usize,
+        load: args.load.unwrap_or(Duration::from_secs(load)),
+        away: args.away.unwrap_or(Duration::from_secs(away)),
+        faults: Fault::ALL.to_vec(),
     };
-    Plan { seed: args.seed, patterns, orders: args.orders.unwrap_or(orders), load, away }
+    plan.patterns.retain(|pattern| args.patterns.is_empty() || args.patterns.contains(pattern));
+    plan.faults.retain(|fault| args.faults.is_empty() || args.faults.contains(fault));
+    plan
 }
 
-/// How to get this run again.
-fn command(args: &LabArgs) -> String {
-    let mut text = format!("tailwater lab --seed {}", args.seed);
-    if let Some(orders) = args.orders {
-        text.push_str(&format!(" --orders {orders}"));
-    }
-    if args.quick {
-        text.push_str(" --quick");
-    }
-    text
+/// How to get this run again: all that decides it.
+fn command() -> String {
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    format!("tailwater {}", arguments.join(" "))
 }

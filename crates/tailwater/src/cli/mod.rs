@@ -87,7 +87,7 @@ pub enum Command {
     /// Show what each pattern loses: five ways to publish, the same faults, private servers, one table and one page
     #[cfg(feature = "lab")]
     #[command(
-        after_help = "Example:\n  tailwater lab\n  tailwater lab --quick --seed 7 --out lab.html\n\nNeeds what script/setup installs: PostgreSQL, a Java runtime and the jars of a Kafka broker.\n\nExit code: 0 ours lost and invented nothing, 1 they did, or the lab failed, 2 wrong usage"
+        after_help = "Example:\n  tailwater lab\n  tailwater lab --quick --seed 7 --out lab.html\n  tailwater lab --patterns database-first,log-tailing --faults broker-away\n\nServers: it breaks them on purpose, so it starts a PostgreSQL and a Kafka of its own on free ports, in a directory that is removed at the end; no server that runs here is touched. Needed: the PostgreSQL server programs, Java 17 or newer, and the jars of a Kafka broker, where script/setup puts them or in the directory that TAILWATER_KAFKA_LIBS names. As root the PostgreSQL server runs as the user postgres.\n\nExit code: 0 ours lost and invented nothing, 1 they did, or the lab failed, 2 wrong usage"
     )]
     Lab(lab::LabArgs),
     #[cfg(feature = "lab")]
@@ -209,7 +209,7 @@ pub fn main() -> ExitCode {
         Command::Dlq(args) => dlq::run(&args, &cli.global),
         Command::Demo(args) => demo::run(&args, &cli.global),
         #[cfg(feature = "lab")]
-        Command::Lab(args) => lab::run(&args),
+        Command::Lab(args) => lab::run(&args, &cli.global),
         #[cfg(feature = "lab")]
         Command::LabService(args) => lab::service(&args),
         #[cfg(feature = "lab")]

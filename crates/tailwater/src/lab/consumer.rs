@@ -4,7 +4,7 @@
 //! "listen to yourself" a second one (`--apply`) writes the orders. Not a model of a good consumer: see `services/orders`.
 
 use super::pattern::Pattern;
-use super::service::{Order, Places, pool};
+use super::service::{INSERT, Order, Places, pool};
 use deadpool_postgres::Pool;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -40,25 +40,34 @@ pub async fn run(places: Places, apply: bool) -> Outcome<()> {
         let id = id.and_then(|header| std::str::from_utf8(header.value?).ok()).ok_or("a record without an id")?;
         let order: Order = serde_json::from_slice(record.payload().ok_or("a record without a value")?)?;
         // the database may be away for a while: the record waits
+        while let Err(error) = if apply { Ok(()) } else { note(&pool, &order).await } {
+            wait(&*error).await;
+        }
         while let Err(error) = handle(&pool, places.pattern, id, &order, apply).await {
-            eprintln!("{error}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            wait(&*error).await;
         }
         consumer.store_offset_from_message(&record)?;
     }
 }
 
+async fn wait(error: &(dyn std::error::Error + Send + Sync)) {
+    eprintln!("{error}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+/// Before the inbox: this delivery was here.
+async fn note(pool: &Pool, order: &Order) -> Outcome<()> {
+    let sql = "INSERT INTO seen (id, requested_us) VALUES ($1, $2)";
+    pool.get().await?.execute(sql, &[&order.id, &order.requested_us]).await?;
+    Ok(())
+}
+
+/// Behind the inbox: its effect.
 async fn handle(pool: &Pool, pattern: Pattern, id: &str, order: &Order, apply: bool) -> Outcome<()> {
     let mut client = pool.get().await?;
-    if !apply {
-        let sql = "INSERT INTO seen (id, requested_us) VALUES ($1, $2)";
-        client.execute(sql, &[&order.id, &order.requested_us]).await?;
-    }
     let mut tx = client.transaction().await?;
-    let table = if apply { "orders" } else { "effect" };
-    inbox::once(&mut tx, pattern.name(), id, async |tx| {
-        tx.execute(&format!("INSERT INTO {table} (id) VALUES ($1)"), &[&order.id]).await
-    })
-    .await?;
+    let sql = if apply { INSERT } else { "INSERT INTO effect (id, requested_us) VALUES ($1, $2)" };
+    inbox::once(&mut tx, pattern.name(), id, async |tx| tx.execute(sql, &[&order.id, &order.requested_us]).await)
+        .await?;
     Ok(tx.commit().await?)
 }

@@ -1,6 +1,7 @@
 //! The end of a run, counted from what databases, topics and consumers hold. No pattern is asked what it did.
 
 use super::LabError;
+use super::load::Load;
 use super::pattern::Pattern;
 use super::world::World;
 use serde::Serialize;
@@ -40,79 +41,89 @@ pub struct Latency {
     pub max_ms: f64,
 }
 
-/// What the pattern's database did, per committed order: service, relay and all.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Load {
-    pub transactions: f64,
-    pub rows_written: f64,
-    /// Blocks of 8 kB read from the cache or the disk.
-    pub blocks: f64,
-}
-
-/// What the page shows more of.
+/// What the page shows more of. Moments in µs since 1970, by order.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// Of the order, µs since 1970: when it was committed.
+    /// When it was asked for, of those that were committed or delivered.
+    pub requested_us: BTreeMap<String, i64>,
+    /// When the order was committed.
     pub committed_us: BTreeMap<String, i64>,
-    /// Of the event: when the broker took it.
+    /// When the broker took its event.
     pub published_us: BTreeMap<String, i64>,
+    /// When the consumer saw it first.
+    pub delivered_us: BTreeMap<String, i64>,
     pub lost: Vec<String>,
     pub phantom: Vec<String>,
-    /// (when requested µs, latency µs) of each first delivery.
-    pub deliveries: Vec<(i64, i64)>,
 }
 
-/// Counts one pattern.
+impl Facts {
+    /// (when requested, latency) of each first delivery, µs.
+    pub fn deliveries(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.delivered_us.iter().filter_map(|(id, delivered)| {
+            let requested = self.requested_us.get(id)?;
+            Some((*requested, delivered - requested))
+        })
+    }
+}
+
+/// Counts one pattern. What it cost is measured while it runs: see [`super::load`].
 pub async fn count(world: &World, pattern: Pattern) -> Result<Count, LabError> {
     let db = world.pg.client(pattern.name()).await;
     let consumer = world.pg.client(&format!("{}_consumer", pattern.name())).await;
-    let table = if pattern == Pattern::ListenToYourself { "outbox" } else { "orders" };
-    let at = "(extract(epoch FROM created_at) * 1000000)::bigint";
-    let rows = db.query(&format!("SELECT id::text, {at} FROM {table}"), &[]).await?;
-    let committed_us: BTreeMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let applied: i64 = db.query_one("SELECT count(*) FROM orders", &[]).await?.get(0);
+    let moment = |column: &str| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
+    let requested = if pattern == Pattern::ListenToYourself {
+        ("outbox", "(payload ->> 'requested_us')::bigint")
+    } else {
+        ("orders", "requested_us")
+    };
+    let sql = format!("SELECT id::text, {}, {} FROM {}", requested.1, moment("created_at"), requested.0);
+    let mut facts = Facts::default();
+    for row in db.query(&sql, &[]).await? {
+        facts.requested_us.insert(row.get(0), row.get(1));
+        facts.committed_us.insert(row.get(0), row.get(2));
+    }
+    let applied: BTreeSet<String> = column(&db, "SELECT id::text FROM orders").await?.into_iter().collect();
 
-    let records = world.kafka.records(pattern.name()).await;
-    let mut published_us = BTreeMap::new();
-    for record in &records {
+    for record in world.kafka.records(pattern.name()).await {
         let id = record.header("id").ok_or_else(|| LabError::Stuck("a record without an id".into()))?;
-        published_us.entry(id.to_owned()).or_insert(record.timestamp_ms * 1000);
+        facts.published_us.entry(id.to_owned()).or_insert(record.timestamp_ms * 1000);
     }
     let missing = |from: &BTreeMap<String, i64>, other: &BTreeMap<String, i64>| -> Vec<String> {
         from.keys().filter(|id| !other.contains_key(*id)).cloned().collect()
     };
-    let (lost, phantom) = (missing(&committed_us, &published_us), missing(&published_us, &committed_us));
+    facts.lost = missing(&facts.committed_us, &facts.published_us);
+    facts.phantom = missing(&facts.published_us, &facts.committed_us);
 
-    let sql =
-        "SELECT id::text, requested_us, (extract(epoch FROM received_at) * 1000000)::bigint FROM seen ORDER BY nr";
-    let seen = consumer.query(sql, &[]).await?;
-    let mut first = BTreeMap::new();
+    let sql = format!("SELECT id::text, requested_us, {} FROM seen ORDER BY nr", moment("received_at"));
+    let seen = consumer.query(&sql, &[]).await?;
     for row in &seen {
-        first.entry(row.get::<_, String>(0)).or_insert((row.get::<_, i64>(1), row.get::<_, i64>(2)));
+        facts.requested_us.insert(row.get(0), row.get(1));
+        facts.delivered_us.entry(row.get(0)).or_insert(row.get(2));
     }
-    let deliveries: Vec<(i64, i64)> =
-        first.values().map(|(requested, received)| (*requested, received - requested)).collect();
-    let effects = consumer.query("SELECT id::text FROM effect", &[]).await?;
-    let distinct: BTreeSet<String> = effects.iter().map(|row| row.get(0)).collect();
-    let without_effect = committed_us.keys().filter(|id| !distinct.contains(*id)).count();
+    let effects = column(&consumer, "SELECT id::text FROM effect").await?;
+    let distinct: BTreeSet<&String> = effects.iter().collect();
     Ok(Count {
         pattern,
-        committed: committed_us.len(),
-        published: published_us.len(),
-        phantom: phantom.len(),
-        lost: lost.len(),
-        not_applied: committed_us.len().saturating_sub(usize::try_from(applied).unwrap_or_default()),
-        duplicates_before: seen.len() - first.len(),
+        committed: facts.committed_us.len(),
+        published: facts.published_us.len(),
+        phantom: facts.phantom.len(),
+        lost: facts.lost.len(),
+        not_applied: facts.committed_us.keys().filter(|id| !applied.contains(*id)).count(),
+        duplicates_before: seen.len() - facts.delivered_us.len(),
         duplicates_after: effects.len() - distinct.len(),
-        without_effect,
-        latency: latency(&deliveries),
-        load: load(world, pattern, committed_us.len()).await?,
-        facts: Facts { committed_us, published_us, lost, phantom, deliveries },
+        without_effect: facts.committed_us.keys().filter(|id| !distinct.contains(id)).count(),
+        latency: latency(&facts),
+        load: Load::default(),
+        facts,
     })
 }
 
-fn latency(deliveries: &[(i64, i64)]) -> Latency {
-    let mut sorted: Vec<i64> = deliveries.iter().map(|(_, latency)| *latency).collect();
+async fn column(db: &tokio_postgres::Client, sql: &str) -> Result<Vec<String>, LabError> {
+    Ok(db.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+fn latency(facts: &Facts) -> Latency {
+    let mut sorted: Vec<i64> = facts.deliveries().map(|(_, latency)| latency).collect();
     sorted.sort_unstable();
     let at = |share: f64| {
         let index = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
@@ -121,21 +132,12 @@ fn latency(deliveries: &[(i64, i64)]) -> Latency {
     Latency { p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) }
 }
 
-/// From the statistics that PostgreSQL keeps of each database (`pg_stat_database`).
-async fn load(world: &World, pattern: Pattern, orders: usize) -> Result<Load, LabError> {
-    let sql = "SELECT (xact_commit + xact_rollback)::float8, (tup_inserted + tup_updated + tup_deleted)::float8, \
-               (blks_hit + blks_read)::float8 FROM pg_stat_database WHERE datname = $1";
-    let row = world.pg.client("postgres").await.query_one(sql, &[&pattern.name()]).await?;
-    let per = |index: usize| row.get::<_, f64>(index) / orders.max(1) as f64;
-    Ok(Load { transactions: per(0), rows_written: per(1), blocks: per(2) })
-}
-
 /// True when nothing more will come: what was committed by ours is published and has its effect, and the consumers have
 /// read their topics to the end.
 pub async fn settled(world: &World, pattern: Pattern) -> Result<bool, LabError> {
     let count = count(world, pattern).await?;
     let ours = !pattern.is_ours() || (count.lost == 0 && count.without_effect == 0 && count.not_applied == 0);
-    Ok(ours && count.facts.deliveries.len() == count.published)
+    Ok(ours && count.facts.delivered_us.len() == count.published)
 }
 
 #[cfg(test)]
@@ -144,9 +146,13 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_the_sorted_list() {
-        let deliveries: Vec<(i64, i64)> = (1..=100).map(|n| (0, n * 1000)).collect();
-        let latency = latency(&deliveries);
-        assert_eq!((latency.p50_ms, latency.p99_ms, latency.max_ms), (50.0, 99.0, 100.0));
-        assert_eq!(super::latency(&[]).p99_ms, 0.0);
+        let mut facts = Facts::default();
+        for number in 1..=100 {
+            facts.requested_us.insert(number.to_string(), 7);
+            facts.delivered_us.insert(number.to_string(), 7 + number * 1000);
+        }
+        let found = latency(&facts);
+        assert_eq!((found.p50_ms, found.p99_ms, found.max_ms), (50.0, 99.0, 100.0));
+        assert_eq!(latency(&Facts::default()).p99_ms, 0.0);
     }
 }

@@ -1,7 +1,9 @@
 //! When what breaks: seeded, the same moments for all patterns.
 
 use super::LabError;
+use super::service::Order;
 use super::world::{Role, World};
+use futures_util::future::try_join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
@@ -9,8 +11,8 @@ use std::time::Duration;
 use testbed::StopMode;
 
 /// What breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     ServiceKilled,
     ConsumerKilled,
@@ -21,6 +23,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub const ALL: [Fault; 6] = [
+        Fault::ServiceKilled,
+        Fault::ConsumerKilled,
+        Fault::RelayKilled,
+        Fault::BrokerAway,
+        Fault::DatabaseRestarted,
+        Fault::NetworkCut,
+    ];
+
     /// For people.
     pub fn title(self) -> &'static str {
         match self {
@@ -51,18 +62,11 @@ pub struct Happened {
     pub to_us: i64,
 }
 
-/// Each fault once, the service's death twice, in an order and with gaps that the seed decides.
-pub fn plan(seed: u64, load: Duration, away: Duration) -> Vec<Planned> {
+/// Each of `wanted` once, the service's death twice, in an order and with gaps that the seed decides.
+pub fn plan(seed: u64, load: Duration, away: Duration, wanted: &[Fault]) -> Vec<Planned> {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut faults = vec![
-        Fault::ServiceKilled,
-        Fault::ConsumerKilled,
-        Fault::RelayKilled,
-        Fault::BrokerAway,
-        Fault::DatabaseRestarted,
-        Fault::NetworkCut,
-        Fault::ServiceKilled,
-    ];
+    let mut faults = wanted.to_vec();
+    faults.extend(wanted.iter().filter(|fault| **fault == Fault::ServiceKilled).take(1));
     for last in (1..faults.len()).rev() {
         faults.swap(last, random.random_range(0..=last));
     }
@@ -81,22 +85,23 @@ pub fn plan(seed: u64, load: Duration, away: Duration) -> Vec<Planned> {
 }
 
 /// Lets it happen, and waits until the cause is gone again.
-pub async fn strike(world: &mut World, fault: Fault, away: Duration) -> Result<(), LabError> {
+pub async fn strike(world: &mut World, fault: Fault, away: Duration, random: &mut StdRng) -> Result<(), LabError> {
     match fault {
         Fault::ServiceKilled => {
+            let order = Order::next(random);
             let mut sides = std::mem::take(&mut world.sides);
-            for side in &mut sides {
-                let point = world.kill_service(side).await?;
-                world.points.push(point);
-            }
+            let killed = try_join_all(sides.iter_mut().map(|side| world.kill_service(side, &order))).await?;
+            world.points.extend(killed);
             world.sides = sides;
         }
         Fault::ConsumerKilled => restart(world, &[Role::Consumer, Role::Listener]).await?,
         Fault::RelayKilled => restart(world, &[Role::Relay]).await?,
         Fault::BrokerAway => {
+            // it is killed for real; nobody reaches it before its time, however quickly it is back
+            world.broker_proxy.refuse();
             world.kafka.kill9();
-            tokio::time::sleep(away).await;
-            world.kafka.start_again().await;
+            tokio::join!(world.kafka.start_again(), tokio::time::sleep(away));
+            world.broker_proxy.restore();
         }
         Fault::DatabaseRestarted => {
             world.pg.stop(StopMode::Fast).await; // an immediate one would lose the statistics that are counted
@@ -137,14 +142,14 @@ mod tests {
         let load = Duration::from_secs(60);
         let away = Duration::from_secs(10);
         for seed in 0..50 {
-            let planned = plan(seed, load, away);
-            assert_eq!(planned, plan(seed, load, away));
+            let planned = plan(seed, load, away, &Fault::ALL);
+            assert_eq!(planned, plan(seed, load, away, &Fault::ALL));
             assert!(planned.is_sorted_by_key(|planned| planned.at_ms), "{planned:?}");
             assert!(planned.iter().all(|planned| planned.at_ms < 60_000), "{planned:?}");
             for fault in [Fault::BrokerAway, Fault::RelayKilled, Fault::NetworkCut, Fault::DatabaseRestarted] {
                 assert_eq!(planned.iter().filter(|planned| planned.fault == fault).count(), 1);
             }
         }
-        assert_ne!(plan(1, load, away), plan(2, load, away));
+        assert_ne!(plan(1, load, away, &Fault::ALL), plan(2, load, away, &Fault::ALL));
     }
 }

@@ -8,6 +8,7 @@
 pub mod consumer;
 pub mod count;
 pub mod faults;
+pub mod load;
 pub mod page;
 pub mod pattern;
 pub mod service;
@@ -15,13 +16,17 @@ pub mod table;
 pub mod world;
 
 use count::Count;
-use faults::{Happened, Planned};
+use faults::{Fault, Happened, Planned};
+use load::{Load, Meter};
 use pattern::Pattern;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
 use serde::Serialize;
 use service::Order;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use testbed::{Kafka, Postgres};
 use tokio::io::AsyncWriteExt;
 use world::{Feed, World};
 
@@ -35,12 +40,15 @@ pub struct Plan {
     pub load: Duration,
     /// How long the broker is away.
     pub away: Duration,
+    pub faults: Vec<Fault>,
 }
 
 /// What became of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub plan: Plan,
+    /// Orders that were asked for: more than planned if a slow machine made the faults last longer.
+    pub asked: usize,
     pub counts: Vec<Count>,
     pub faults: Vec<Happened>,
     /// Orders that were at a weak point when their service was killed.
@@ -68,6 +76,8 @@ pub enum LabError {
     #[error("make the inbox: {0}")]
     Inbox(#[from] tailwater_client::DatabaseError),
     #[error("{0}")]
+    Missing(&'static str),
+    #[error("{0}")]
     Stuck(String),
     #[error("draw the page: {0}")]
     Draw(String),
@@ -79,42 +89,54 @@ pub(crate) fn now_us() -> i64 {
 
 /// Runs the plan. `say` gets a line for people now and then.
 pub async fn run(plan: Plan, say: impl Fn(&str)) -> Result<Report, LabError> {
+    Postgres::installed().and_then(|()| Kafka::installed()).map_err(LabError::Missing)?;
     say("starting a private PostgreSQL and a private Kafka");
     let mut world = World::set(&plan.patterns).await?;
     let versions = versions(&world).await?;
-    let planned = faults::plan(plan.seed, plan.load, plan.away);
+    let planned = faults::plan(plan.seed, plan.load, plan.away, &plan.faults);
+    let meter = Meter::begin(&world).await?;
     say(&format!("{} orders through {} patterns at once, {} faults", plan.orders, plan.patterns.len(), planned.len()));
     let began_us = now_us();
+    let asked = Arc::new(AtomicUsize::new(0));
     let feeds = world.sides.iter().map(world::Side::feed).collect();
-    let driver = tokio::spawn(drive(feeds, plan.clone()));
-    let faults = strike_all(&mut world, &planned, &plan, &say).await?;
+    let faults_over = Arc::new(AtomicBool::new(false));
+    let driver = tokio::spawn(drive(feeds, plan.clone(), asked.clone(), faults_over.clone()));
+    let say_asked = |text: &str| say(&format!("{text} ({} orders so far)", asked.load(Relaxed)));
+    let faults = strike_all(&mut world, &planned, &plan, &say_asked).await?;
+    faults_over.store(true, Relaxed);
     driver.await.map_err(|error| LabError::Stuck(format!("the load driver: {error}")))?;
+    let totals = meter.end(&world).await?;
     say("the load is over; waiting until everything has come to rest");
     rest(&world, &plan).await?;
+    say("counting what databases, topics and consumers hold");
     let mut counts = Vec::new();
     for pattern in &plan.patterns {
-        counts.push(count::count(&world, *pattern).await?);
+        let mut count = count::count(&world, *pattern).await?;
+        count.load = Load::per(totals.get(pattern).copied().unwrap_or_default(), count.committed);
+        counts.push(count);
     }
-    Ok(Report { plan, counts, faults, points: world.points, began_us, versions })
+    let asked = asked.load(Relaxed);
+    Ok(Report { plan, asked, counts, faults, points: world.points, began_us, versions })
 }
 
-/// Sends each order to all patterns, evenly over the time. A service that is dead does not get it: nobody waits for it.
-async fn drive(feeds: Vec<Feed>, plan: Plan) {
+/// Sends each order to all patterns, evenly over the time, and goes on while faults are at work still. A service that is dead
+/// does not get it: nobody waits for it.
+async fn drive(feeds: Vec<Feed>, plan: Plan, asked: Arc<AtomicUsize>, faults_over: Arc<AtomicBool>) {
     let mut random = StdRng::seed_from_u64(plan.seed);
     let pause = plan.load / u32::try_from(plan.orders.max(1)).unwrap_or(u32::MAX);
     let start = Instant::now();
-    for number in 0..plan.orders {
+    for number in 0.. {
+        if number >= plan.orders && faults_over.load(Relaxed) {
+            break;
+        }
         let due = pause * u32::try_from(number).unwrap_or(u32::MAX);
         tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
-        let mut bytes = [0; 16];
-        random.fill_bytes(&mut bytes);
-        let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        let order = Order { id, requested_us: now_us() };
-        let line = serde_json::to_string(&order).expect("plain fields are JSON") + "\n";
+        let line = Order::next(&mut random).line();
         for feed in &feeds {
             // a closed pipe is a dead service
             let _ = feed.lock().await.write_all(line.as_bytes()).await;
         }
+        asked.store(number + 1, Relaxed);
     }
 }
 
@@ -124,13 +146,15 @@ async fn strike_all(
     plan: &Plan,
     say: &impl Fn(&str),
 ) -> Result<Vec<Happened>, LabError> {
+    // orders of its own that walk into a death, the same for all patterns
+    let mut random = StdRng::seed_from_u64(plan.seed.wrapping_add(1));
     let start = Instant::now();
     let mut happened = Vec::new();
     for planned in planned {
         tokio::time::sleep(Duration::from_millis(planned.at_ms).saturating_sub(start.elapsed())).await;
-        say(&format!("{:3} s  {}", start.elapsed().as_secs(), planned.fault.title()));
+        say(planned.fault.title());
         let from_us = now_us();
-        faults::strike(world, planned.fault, plan.away).await?;
+        faults::strike(world, planned.fault, plan.away, &mut random).await?;
         happened.push(Happened { fault: planned.fault, from_us, to_us: now_us() });
         if let Some(ended) = world.sides.iter().find_map(world::Side::ended) {
             return Err(LabError::Stuck(ended));

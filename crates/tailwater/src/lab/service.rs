@@ -19,8 +19,12 @@ use uuid::Uuid;
 
 /// A request gives up on the broker after this long, as a request would that a customer waits for.
 pub const PATIENCE: Duration = Duration::from_millis(1500);
-/// Orders at a time.
-const PARALLEL: usize = 16;
+/// An order.
+pub(super) const INSERT: &str = "INSERT INTO orders (id, requested_us) VALUES ($1, $2)";
+/// Requests at a time: those that wait for a broker that is away do not keep others out.
+const PARALLEL: usize = 64;
+/// Sessions of a process.
+const SESSIONS: usize = 16;
 
 /// One order as the driver asks for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +32,20 @@ pub struct Order {
     pub id: Uuid,
     /// When it was asked for, µs since 1970.
     pub requested_us: i64,
+}
+
+impl Order {
+    /// The next one that the seed decides, asked for now.
+    pub fn next(random: &mut impl rand::RngCore) -> Order {
+        let mut bytes = [0; 16];
+        random.fill_bytes(&mut bytes);
+        Order { id: uuid::Builder::from_random_bytes(bytes).into_uuid(), requested_us: super::now_us() }
+    }
+
+    /// As the service takes it.
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).expect("plain fields are JSON") + "\n"
+    }
 }
 
 /// Where the service finds its servers.
@@ -106,7 +124,9 @@ impl Service {
 
     /// The order by itself, committed.
     async fn insert(&self, order: &Order) -> Outcome {
-        self.pool.get().await?.execute("INSERT INTO orders (id) VALUES ($1)", &[&order.id]).await?;
+        let client = self.pool.get().await?;
+        let insert = client.prepare_cached(INSERT).await?;
+        client.execute(&insert, &[&order.id, &order.requested_us]).await?;
         Ok(())
     }
 
@@ -124,7 +144,7 @@ impl Service {
     async fn both(&self, order: &Order) -> Outcome {
         let mut client = self.pool.get().await?;
         let mut tx = client.transaction().await?;
-        tx.execute("INSERT INTO orders (id) VALUES ($1)", &[&order.id]).await?;
+        tx.execute(INSERT, &[&order.id, &order.requested_us]).await?;
         self.weak_point(order).await;
         self.write_event(&mut tx, order).await?;
         Ok(tx.commit().await?)
@@ -168,5 +188,5 @@ pub(super) fn pool(url: &str, name: &str) -> Result<Pool, Box<dyn std::error::Er
     config.application_name(name).connect_timeout(PATIENCE);
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config, tokio_postgres::NoTls, recycling);
-    Ok(Pool::builder(manager).max_size(PARALLEL).build()?)
+    Ok(Pool::builder(manager).max_size(SESSIONS).build()?)
 }

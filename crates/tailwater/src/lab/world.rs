@@ -4,6 +4,7 @@
 use super::LabError;
 use super::pattern::Pattern;
 use super::service::Order;
+use crate::sources::postgres_poll::config::channel;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -15,7 +16,8 @@ use tokio::process::{ChildStdin, Command};
 use tokio_postgres::Client;
 
 const PATTERN_SCHEMA: &str = r#"
-CREATE TABLE orders (id uuid PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE orders (
+    id uuid PRIMARY KEY, requested_us bigint NOT NULL, created_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE outbox (
     seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE, id uuid PRIMARY KEY, aggregatetype text NOT NULL,
     aggregateid text NOT NULL, type text NOT NULL, payload jsonb NOT NULL,
@@ -23,11 +25,19 @@ CREATE TABLE outbox (
 CREATE PUBLICATION outbox FOR TABLE outbox WITH (publish = 'insert');
 "#;
 
+/// Wakes the relay at each commit; without it, it looks once a second.
+const WAKE: &str = r#"
+CREATE FUNCTION wake() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_notify('CHANNEL', ''); RETURN NULL; END $$;
+CREATE TRIGGER wake AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION wake();
+"#;
+
 const CONSUMER_SCHEMA: &str = r#"
 CREATE TABLE seen (
     nr bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL, requested_us bigint NOT NULL,
     received_at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE effect (nr bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL);
+CREATE TABLE effect (
+    nr bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL, requested_us bigint NOT NULL);
 "#;
 
 /// A process that can be killed and started again.
@@ -107,10 +117,14 @@ impl World {
         root.batch_execute(&format!("CREATE DATABASE {consumer}")).await?;
         let (mut db, mut consumer_db): (Client, Client) = (self.pg.client(name).await, self.pg.client(&consumer).await);
         db.batch_execute(PATTERN_SCHEMA).await?;
+        if matches!(pattern, Pattern::Polling | Pattern::ListenToYourself) {
+            db.batch_execute(&WAKE.replace("CHANNEL", &channel("outbox"))).await?;
+        }
         consumer_db.batch_execute(CONSUMER_SCHEMA).await?;
         tailwater_client::inbox::create_table(&mut db).await?;
         tailwater_client::inbox::create_table(&mut consumer_db).await?;
-        self.kafka.create_topic(name, 2, &[]).await;
+        // the time of a record is when the broker took it
+        self.kafka.create_topic(name, 2, &[("message.timestamp.type", "LogAppendTime")]).await;
         std::fs::write(self.relay_file(pattern), self.relay_config(pattern))?;
         let service = self.start_service(pattern).await?;
         let mut side = Side { pattern, service, processes: BTreeMap::new() };
@@ -171,11 +185,9 @@ impl World {
     }
 
     /// Stops the service at its weak point, kills it there, starts a new one in its place.
-    pub async fn kill_service(&self, side: &mut Side) -> Result<Point, LabError> {
-        // an order of ours walks into it, in case the driver has none left
-        let order = Order { id: uuid::Uuid::now_v7(), requested_us: super::now_us() };
-        let line = serde_json::to_string(&order).expect("plain fields are JSON");
-        side.service.input.lock().await.write_all(format!("arm\n{line}\n").as_bytes()).await?;
+    /// `order` walks into it, in case the driver has none left.
+    pub async fn kill_service(&self, side: &mut Side, order: &Order) -> Result<Point, LabError> {
+        side.service.input.lock().await.write_all(format!("arm\n{}", order.line()).as_bytes()).await?;
         let line = side.service.hear("point ").await?;
         let killed_us = super::now_us();
         side.service.child.kill().await?;
@@ -196,7 +208,7 @@ impl World {
         let url = format!("postgres://postgres@{}/{name}", self.database_proxy.addr());
         let source = match pattern {
             Pattern::LogTailing => format!("type = \"postgres\"\nslot = \"{name}\"\npublication = \"outbox\"\n"),
-            _ => "type = \"postgres-poll\"\ninterval = \"100ms\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n"
+            _ => "type = \"postgres-poll\"\norder_column = \"seq\"\ndone = \"mark\"\nmark_column = \"published_at\"\n"
                 .into(),
         };
         let bootstrap = self.broker_proxy.addr();

@@ -1,13 +1,16 @@
-//! Servers and programs of the orders demonstration, each program by its name. No story.
+//! The orders demonstration on private servers: two order services, two pollers, the connect process with its connector,
+//! inventory and notification, each program by its name. For its tests, its story and `start_all_services.sh`; no story here.
 
-use super::Outcome;
+use crate::{Child, Kafka, Postgres, WorkDir, free_port, http_get, http_request, tailwater_binary};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use testbed::{Child, Kafka, Postgres, WorkDir, free_port, http_get, http_request};
 use tokio_postgres::Client;
+
+/// Why the demonstration does not go on.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const DATABASE: &str = "postgres_outbox";
 const TABLES: &str = "orders:created_at,Transactional_Outbox:created_at,Listen_To_Yourself:created_at,\
@@ -88,13 +91,13 @@ impl Stack {
     }
 
     fn orders(&self) -> Command {
-        let mut command = Command::new(testbed::tailwater_binary().with_file_name("orders"));
+        let mut command = Command::new(tailwater_binary().with_file_name("orders"));
         command.env("DATABASE_URL", self.pg.url(DATABASE)).env("KAFKA_BOOTSTRAP", self.kafka.bootstrap());
         command
     }
 
     fn relay(&self, file: &str) -> Command {
-        let mut command = Command::new(testbed::tailwater_binary());
+        let mut command = Command::new(tailwater_binary());
         command.arg("run").arg("--config").arg(self.dir.path().join(file));
         command
     }
@@ -234,7 +237,7 @@ async fn post(port: u16, path: &str, body: &str) -> std::io::Result<u16> {
 }
 
 fn example(name: &str) -> Outcome<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/orders").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/orders").join(name);
     std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
