@@ -1,5 +1,6 @@
 //! `tailwater lab`, short, with real servers and every fault: what it prints, what its page shows in a real browser.
 #![cfg(feature = "lab")]
+#![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
 use serde_json::Value;
 use std::path::Path;

@@ -15,6 +15,7 @@ pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const DATABASE: &str = "postgres_outbox";
 const TABLES: &str = "orders:created_at,Transactional_Outbox:created_at,Listen_To_Yourself:created_at,\
     Transactional_Log_Tailing:created_at,reservation:created_at,notification:created_at,inbox:handled_at";
+const CONNECTOR: &str = "register-postgres.json";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// All programs, in the order in which they start.
@@ -69,9 +70,10 @@ impl Stack {
             return Err(String::from_utf8_lossy(&migrate.stderr).into_owned().into());
         }
         stack.db.batch_execute(&example("setup.sql")?).await?;
-        for name in ["pollers.toml", "connect.toml", "register-postgres.json"] {
+        for name in ["pollers.toml", "connect.toml"] {
             std::fs::write(stack.dir.path().join(name), stack.adapted(&example(name)?))?;
         }
+        std::fs::write(stack.logs.join(CONNECTOR), stack.adapted(&example(CONNECTOR)?))?;
         for name in PROGRAMS {
             stack.run(name);
         }
@@ -144,9 +146,10 @@ impl Stack {
         self.wait("the connect process", async |stack| Ok(up(stack.ports.connect, "/connectors").await)).await
     }
 
-    /// `curl -X POST -H "Content-Type: application/json" -d @register-postgres.json http://localhost:8083/connectors`
+    /// `curl -X POST -H "Content-Type: application/json" -d @register-postgres.json http://localhost:8083/connectors`; the file
+    /// stays with the logs, to be posted by hand.
     fn register(&self) -> Outcome<()> {
-        let file = format!("@{}", self.dir.path().join("register-postgres.json").display());
+        let file = format!("@{}", self.logs.join(CONNECTOR).display());
         let url = format!("http://127.0.0.1:{}/connectors", self.ports.connect);
         let output = Command::new("curl")
             .args(["-sS", "--fail-with-body", "-X", "POST", "-H", "Content-Type: application/json", "-d", &file, &url])

@@ -104,10 +104,12 @@ fn page(tables: &Tables, title: &str, body: &str) -> Response {
         tables.0.iter().map(|(name, _)| format!("<a href=\"/tables/{0}\">{0}</a> ", escape(name))).collect();
     let title = escape(title);
     let html = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2><title>{title}</title>\
-         <style>body{{font:14px/1.5 system-ui,sans-serif;margin:2em;color:#222}}nav a{{margin-right:1em}}\
-         table{{border-collapse:collapse;margin-top:1em}}td,th{{border:1px solid #ccd;padding:.2em .6em;text-align:left;\
-         max-width:28em;overflow-wrap:anywhere}}th{{background:#eef1f6}}td.null{{color:#99a}}td.n{{text-align:right}}\
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <meta http-equiv=refresh content=2><title>{title}</title>\
+         <style>:root{{color-scheme:light dark}}body{{font:14px/1.5 system-ui,sans-serif;margin:2em;overflow-x:auto}}\
+         nav a{{margin-right:1em}}table{{border-collapse:collapse;margin-top:1em}}td,th{{border:1px solid #8886;\
+         padding:.2em .6em;text-align:left;max-width:24em;overflow-wrap:break-word}}th{{background:#8882}}\
+         td.null{{color:#888}}td.n{{text-align:right}}\
          </style><nav><a href=\"/tables\">all</a>{links}</nav><h1>{title}</h1>{body}</html>"
     );
     // no script ever runs here, whatever a row holds

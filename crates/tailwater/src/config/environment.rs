@@ -18,14 +18,15 @@ pub fn apply(settings: &mut Settings, variables: &[(String, String)], notices: &
         let rest = &name[PREFIX.len()..];
         let segments: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
         match segments[0].as_str() {
-            "state_dir" | "http" | "pipelines" => {
+            "state_dir" | "memory_bytes" | "http" | "kafka" | "pipelines" => {
                 let segments = as_named(settings, segments);
                 settings.set_text(segments, value, Origin::Environment(name.clone()));
             }
             _ if OTHERS.contains(&rest) || rest.starts_with("TEST_") => {}
             _ => notices.push(Notice {
                 key: name.clone(),
-                text: "is ignored: settings are TAILWATER_STATE_DIR, TAILWATER_HTTP__…, TAILWATER_PIPELINES__NAME__…"
+                text: "is ignored: settings are TAILWATER_STATE_DIR, TAILWATER_MEMORY_BYTES, TAILWATER_HTTP__…, \
+                       TAILWATER_KAFKA__…, TAILWATER_PIPELINES__NAME__…"
                     .into(),
             }),
         }
