@@ -1,13 +1,15 @@
-//! `cargo xtask break`: does the simulation notice when a promise is broken?
+//! `cargo xtask break`: do the tests notice when a promise is broken?
 //!
-//! A copy of the sources gets every bug of [`bugs`] as a branch behind a switch, is built once, and its simulation runs
-//! with one bug switched on at a time. The sources themselves carry no hook. A bug that survives all seeds, or whose text is
+//! A copy of the sources gets every bug of [`bugs`] and [`kafka`] as a branch behind a switch, is built once, and its simulation
+//! (for a bug of Kafka: the test it names, with a real broker) runs with one bug switched on at a time. The sources themselves carry no hook. A bug that survives all seeds, or whose text is
 //! no longer found, is a failure.
 
 mod bugs;
+mod kafka;
 
 use bugs::{BUGS, Bug};
 use clap::Args;
+use kafka::KAFKA_BUGS;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,8 +23,14 @@ const SWITCH: &str = "TAILWATER_BREAK";
 const TEST: &str = "a_thousand_seeds_lose_nothing";
 /// Virtual time makes a seed a matter of milliseconds: what takes longer than this spins.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The crates that the simulation needs.
-const CRATES: [&str; 4] = ["crates/tailwater-core", "crates/tailwater", "crates/tailwater-kafka", "crates/testbed"];
+/// The crates that these tests need.
+const CRATES: [&str; 5] = [
+    "crates/tailwater-core",
+    "crates/tailwater",
+    "crates/tailwater-kafka",
+    "crates/tailwater-client",
+    "crates/testbed",
+];
 
 #[derive(Debug, Args)]
 pub struct BreakArgs {
@@ -36,24 +44,35 @@ pub struct BreakArgs {
     list: bool,
 }
 
-pub fn run(args: BreakArgs) -> Outcome<()> {
+pub async fn run(args: BreakArgs) -> Outcome<()> {
     if args.list {
-        BUGS.iter().for_each(|bug| println!("{:<50} {}", bug.name, bug.thought));
+        all().for_each(|bug| println!("{:<50} {}", bug.name, bug.thought));
         return Ok(());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace lies above xtask")?;
     let started = Instant::now();
     copy(root)?;
-    let test = build(root)?;
-    println!("copy with {} bugs built in {:.0} s", BUGS.len(), started.elapsed().as_secs_f64());
-    if let Verdict::Caught(how) = simulate(&test, None, args.seeds)? {
-        return Err(format!("the simulation fails with no bug switched on: {how}").into());
+    let simulation = Test { seeds: Some(args.seeds), ..build(root, "simulation", TEST)? };
+    let kafka = build(root, "kafka", "")?;
+    println!("copy with {} bugs built in {:.0} s", all().count(), started.elapsed().as_secs_f64());
+    let chosen = |bug: &Bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter));
+    let mut tries: Vec<(&Bug, Test)> =
+        BUGS.iter().filter(|bug| chosen(bug)).map(|bug| (bug, simulation.clone())).collect();
+    let of_kafka: Vec<_> = KAFKA_BUGS.iter().filter(|entry| chosen(&entry.bug)).collect();
+    if !tries.is_empty() {
+        simulation.holds_without_a_bug()?;
     }
-    let chosen: Vec<_> = BUGS.iter().filter(|b| args.filter.as_ref().is_none_or(|f| b.name.contains(f))).collect();
+    let broker = if of_kafka.is_empty() { None } else { Some(testbed::Kafka::start().await) };
+    for entry in of_kafka {
+        let shared = broker.as_ref().map(testbed::Kafka::share).unwrap_or_default();
+        let test = Test { name: entry.test, variables: shared, ..kafka.clone() };
+        test.holds_without_a_bug()?;
+        tries.push((&entry.bug, test));
+    }
     let mut survivors = Vec::new();
-    for bug in &chosen {
+    for (bug, test) in &tries {
         let begun = Instant::now();
-        match simulate(&test, Some(bug), args.seeds)? {
+        match test.run(Some(bug))? {
             Verdict::Caught(how) => {
                 println!("caught   {:<46} {:>5.1} s  {how}", bug.name, begun.elapsed().as_secs_f64())
             }
@@ -63,13 +82,12 @@ pub fn run(args: BreakArgs) -> Outcome<()> {
             }
         }
     }
-    println!(
-        "{} of {} caught in {:.0} s",
-        chosen.len() - survivors.len(),
-        chosen.len(),
-        started.elapsed().as_secs_f64()
-    );
+    println!("{} of {} caught in {:.0} s", tries.len() - survivors.len(), tries.len(), started.elapsed().as_secs_f64());
     if survivors.is_empty() { Ok(()) } else { Err(format!("not caught: {}", survivors.join(", ")).into()) }
+}
+
+fn all() -> impl Iterator<Item = &'static Bug> {
+    BUGS.iter().chain(KAFKA_BUGS.iter().map(|entry| &entry.bug))
 }
 
 /// Writes the patched copy. Other paths below its root than in the workspace: cargo names artifacts by them, so both can
@@ -138,7 +156,7 @@ fn write_if_new(path: &Path, content: &[u8]) -> Outcome<()> {
 }
 
 fn patched(file: &Path, content: Vec<u8>) -> Outcome<Vec<u8>> {
-    let edits = || BUGS.iter().flat_map(|bug| bug.edits.iter().map(move |edit| (bug, edit)));
+    let edits = || all().flat_map(|bug| bug.edits.iter().map(move |edit| (bug, edit)));
     let mut edits = edits().filter(|(_, edit)| Path::new(edit.file) == file).peekable();
     let core = file.starts_with(CRATES[0]);
     if file == Path::new("crates/tailwater-core/src/lib.rs") {
@@ -168,10 +186,10 @@ pub fn broken(name: &str) -> bool {
 }
 "#;
 
-/// Builds the copy's simulation and says where it is.
-fn build(root: &Path) -> Outcome<PathBuf> {
+/// Builds a test of the copy and says where it is.
+fn build(root: &Path, target_name: &str, name: &'static str) -> Outcome<Test> {
     let output = Command::new(env!("CARGO"))
-        .args(["test", "--offline", "--quiet", "-p", "tailwater", "--test", "simulation", "--no-run"])
+        .args(["test", "--offline", "--quiet", "-p", "tailwater", "--test", target_name, "--no-run"])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(base(root))
         .env("CARGO_TARGET_DIR", target(root))
@@ -182,9 +200,9 @@ fn build(root: &Path) -> Outcome<PathBuf> {
     }
     for line in String::from_utf8(output.stdout)?.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
-        let simulation = message["target"]["name"] == "simulation";
-        if let Some(path) = message["executable"].as_str().filter(|_| simulation) {
-            return Ok(path.into());
+        let wanted = message["target"]["name"] == target_name;
+        if let Some(path) = message["executable"].as_str().filter(|_| wanted) {
+            return Ok(Test { program: path.into(), name, seeds: None, variables: vec![] });
         }
     }
     Err("cargo names no test binary".into())
@@ -195,34 +213,53 @@ enum Verdict {
     Survived,
 }
 
-fn simulate(test: &Path, bug: Option<&Bug>, seeds: u64) -> Outcome<Verdict> {
-    let mut command = Command::new(test);
-    command.args([TEST, "--exact", "--nocapture"]).env("TAILWATER_SEEDS", seeds.to_string()).env("RUST_BACKTRACE", "0");
-    command.env_remove("TAILWATER_SEED").env_remove(SWITCH);
-    if let Some(bug) = bug {
-        command.env(SWITCH, bug.name);
-    }
-    let story = tempfile::tempfile()?;
-    let mut child = command.stdout(Stdio::null()).stderr(story.try_clone()?).spawn()?;
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
+/// One test of the copy.
+#[derive(Clone)]
+struct Test {
+    program: PathBuf,
+    name: &'static str,
+    seeds: Option<u64>,
+    /// Where shared servers are.
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Test {
+    fn holds_without_a_bug(&self) -> Outcome<()> {
+        match self.run(None)? {
+            Verdict::Survived => Ok(()),
+            Verdict::Caught(how) => Err(format!("{} fails with no bug switched on: {how}", self.name).into()),
         }
-        if begun.elapsed() > LIMIT {
-            child.kill()?;
-            child.wait()?;
-            return Err(format!("bug {}: no end after {LIMIT:?}", bug.map_or("none", |bug| bug.name)).into());
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
-    if status.success() {
-        return Ok(Verdict::Survived);
     }
-    let mut story_text = String::new();
-    let mut story = story;
-    std::io::Seek::rewind(&mut story)?;
-    std::io::Read::read_to_string(&mut story, &mut story_text)?;
-    let how = story_text.lines().find(|line| line.starts_with("seed ")).unwrap_or("without a story");
-    Ok(Verdict::Caught(how.to_owned()))
+
+    fn run(&self, bug: Option<&Bug>) -> Outcome<Verdict> {
+        let mut command = Command::new(&self.program);
+        command.args([self.name, "--exact", "--nocapture"]).env("RUST_BACKTRACE", "0");
+        command.env_remove("TAILWATER_SEED").env_remove(SWITCH);
+        command.envs(self.seeds.map(|seeds| ("TAILWATER_SEEDS", seeds.to_string())));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(bug.map(|bug| (SWITCH, bug.name)));
+        let mut story = tempfile::tempfile()?;
+        let mut child = command.stdout(Stdio::null()).stderr(story.try_clone()?).spawn()?;
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if begun.elapsed() > LIMIT {
+                child.kill()?;
+                child.wait()?;
+                return Err(format!("bug {}: no end after {LIMIT:?}", bug.map_or("none", |bug| bug.name)).into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        if status.success() {
+            return Ok(Verdict::Survived);
+        }
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut story)?;
+        std::io::Read::read_to_string(&mut story, &mut text)?;
+        let seed = text.lines().find(|line| line.starts_with("seed "));
+        let how = seed.or_else(|| text.lines().find(|line| line.contains("panicked at")));
+        Ok(Verdict::Caught(how.unwrap_or("without a story").to_owned()))
+    }
 }

@@ -32,7 +32,7 @@ enum Command {
     Orders(orders::UpArgs),
     /// The orders story: three patterns, with kills on the way (script/demo orders)
     DemoOrders(orders::StoryArgs),
-    /// Puts bugs in on purpose and expects the simulation to catch each
+    /// Puts bugs in on purpose and expects the tests to catch each
     Break(broken::BreakArgs),
 }
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Command::DemoKafka(args) => runtime().block_on(connector::run(args)).map_err(|error| error.to_string()),
         Command::Orders(args) => runtime().block_on(orders::up(args)).map_err(|error| error.to_string()),
         Command::DemoOrders(args) => runtime().block_on(orders::story(args)).map_err(|error| error.to_string()),
-        Command::Break(args) => broken::run(args).map_err(|error| error.to_string()),
+        Command::Break(args) => runtime().block_on(broken::run(args)).map_err(|error| error.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -247,3 +247,39 @@ async fn a_password_never_comes_back_and_its_mask_means_it() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept).unwrap().permissions());
     assert_eq!(mode & 0o077, 0, "readable for others");
 }
+
+/// A pipeline of the file and a posted one: both flow, both are shown; the file's name is taken and not to be had over REST.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelines_of_the_file_and_posted_ones_run_side_by_side() {
+    let world = World::new().await;
+    let (posted, own) = (unique("posted"), unique("own"));
+    for topic in [&posted, &own] {
+        shared_kafka().await.create_topic(topic, 1, &[]).await;
+    }
+    let file = world.dir.path().join("connect.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let pipeline = format!(
+        "{text}[pipelines.own.source]\ntype = \"postgres\"\nurl = \"{}\"\nslot = \"{}\"\npublication = \"outbox_pub\"\n\
+         table = \"public.outbox\"\n[pipelines.own.route.outbox]\ntopic_replacement = \"{own}\"\n\
+         [pipelines.own.sink]\ntype = \"kafka\"\n",
+        world.pg.url(&world.database),
+        unique("own"),
+    );
+    std::fs::write(&file, pipeline).unwrap();
+    let _process = world.process().await;
+    assert!(world.post(&world.connector()).0.success());
+    world.insert(&posted, 1).await;
+    world.arrives(&posted, 1).await;
+    world.arrives(&own, 1).await;
+    let mut status = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    status.args(["status", "--config"]).arg(&file);
+    let said = String::from_utf8(status.output().unwrap().stdout).unwrap();
+    assert!(said.contains("own: streaming") && said.contains("postgres-connector: streaming"), "{said}");
+    assert_eq!(world.curl(&[""]).1, r#"["postgres-connector"]"#);
+    let taken = std::fs::read_to_string(world.connector()).unwrap().replace("\"postgres-connector\"", "\"own\"");
+    std::fs::write(world.dir.path().join("taken.json"), taken).unwrap();
+    let (status, said) = world.post(&world.dir.path().join("taken.json"));
+    assert!(!status.success() && said.contains("409"), "{said}");
+    let (status, _) = world.curl(&["-X", "DELETE", "/own"]);
+    assert!(!status.success(), "a pipeline of the file is deleted in the file");
+}
