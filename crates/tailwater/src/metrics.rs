@@ -145,6 +145,8 @@ pub struct Status {
     paused: AtomicBool,
     /// When a failed pipeline is tried again by itself.
     retry_at: Mutex<Option<Instant>>,
+    /// What an operator should know although events flow.
+    notice: Mutex<Option<String>>,
     /// Rows and messages read from the source.
     pub received: AtomicU64,
     /// Not for publishing, by rule.
@@ -188,6 +190,7 @@ impl Status {
             troubles: Mutex::new(BTreeMap::new()),
             paused: AtomicBool::new(false),
             retry_at: Mutex::new(None),
+            notice: Mutex::new(None),
             received: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
             published: AtomicU64::new(0),
@@ -274,6 +277,15 @@ impl Status {
         at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// What an operator should know although events flow; `None`: nothing any more.
+    pub fn set_notice(&self, notice: Option<String>) {
+        *self.notice.lock().expect("no panic while the lock is held") = notice;
+    }
+
+    pub fn notice(&self) -> Option<String> {
+        self.notice.lock().expect("no panic while the lock is held").clone()
+    }
+
     /// A lane cannot go on: it holds or tries again.
     pub fn trouble(&self, lane: u32, state: State) {
         self.troubles.lock().expect("no panic while the lock is held").insert(lane, state);
@@ -331,6 +343,9 @@ impl Status {
     /// `count` messages of a transaction committed at `commit_us` are durable now.
     pub fn record_published(&self, count: u64, commit_us: i64) {
         self.published.fetch_add(count, Relaxed);
+        if commit_us == 0 {
+            return; // a polled row that tells no time
+        }
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         self.latency.record(now_us.saturating_sub(commit_us).max(0) as u64, count);
     }

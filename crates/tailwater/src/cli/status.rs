@@ -188,6 +188,9 @@ fn text(report: &PipelineReport) -> String {
     if let Some(hint) = &report.state.hint {
         line("what to do", hint.clone());
     }
+    if let Some(notice) = &report.notice {
+        line("notice", notice.clone());
+    }
     if let Some(seconds) = report.retry_in_seconds {
         line("tried again", format!("by itself in {seconds} s"));
     }

@@ -66,6 +66,13 @@ impl Check<'_> {
                 let text = "a polled table needs no pruning: rows are deleted when they are published (with done = \"mark\", \
                             delete marked rows when they are old enough)";
                 self.require(pipeline.prune.is_none(), &at("prune"), text);
+                let lsn = pipeline.route.outbox.lsn_header.is_none();
+                let text = "a polled row has no place in the log: remove lsn_header, or read the log";
+                self.require(lsn, &at("route.outbox.lsn_header"), text);
+                let once = matches!(&pipeline.sink, SinkConfig::Kafka(sink) if sink.exactly_once);
+                let text = "rows are deleted after they are published, so a crash in between repeats them: polling cannot keep \
+                            this promise; read the log, or let consumers skip what they know";
+                self.require(!once, &at("sink.exactly_once"), text);
             }
         }
         let connection = pipeline.source.connection();

@@ -51,6 +51,11 @@ const GAUGES: &[(&str, &str, Read<Option<u64>>)] = &[
     ("lag_bytes", "Log between the server's end and the confirmed position", report::lag_bytes),
     ("in_flight_messages", "Messages sent and not settled", |s| Some(s.in_flight_messages.load(Relaxed))),
     ("in_flight_bytes", "Bytes held for what is not settled", |s| Some(s.in_flight_bytes.load(Relaxed))),
+    (
+        "notice",
+        "1 while `tailwater status` tells of something that an operator should know although events flow",
+        |s| Some(s.notice().is_some().into()),
+    ),
     ("broker_blocked", "1 while the broker holds us back", |s| Some(s.sink_blocked.load(Relaxed).into())),
 ];
 

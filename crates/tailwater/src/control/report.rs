@@ -38,6 +38,9 @@ pub struct PipelineReport {
     pub database_seen_seconds: Option<f64>,
     pub broker_seen_seconds: Option<f64>,
     pub broker_blocked: bool,
+    /// What an operator should know although events flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// A failed pipeline is tried again by itself after so long; absent: not by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
@@ -127,6 +130,7 @@ impl PipelineReport {
             database_seen_seconds: status.source_seen.age().map(|age| age.as_secs_f64()),
             broker_seen_seconds: status.sink_seen.age().map(|age| age.as_secs_f64()),
             broker_blocked: status.sink_blocked.load(Relaxed),
+            notice: status.notice(),
             retry_in_seconds: status.retry_in().map(|left| left.as_secs()),
         }
     }

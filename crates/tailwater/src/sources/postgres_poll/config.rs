@@ -74,10 +74,25 @@ impl PollConfig {
     }
 }
 
-/// The channel on which the trigger that `init` offers tells of new rows.
+/// The channel on which the trigger that `init` offers tells of new rows: `tailwater_<table>`, with the schema before the
+/// table unless it is `public`.
 pub fn channel(table: &str) -> String {
+    let table = table.strip_prefix("public.").unwrap_or(table);
     let name: String =
         table.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     // a channel's name has 63 bytes at most
     format!("tailwater_{}", &name[..name.len().min(50)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_one_channel_however_it_is_written() {
+        assert_eq!(channel("outbox"), "tailwater_outbox");
+        assert_eq!(channel("public.outbox"), "tailwater_outbox");
+        assert_eq!(channel("app.Out box"), "tailwater_app_out_box");
+        assert_eq!(channel(&"ü".repeat(100)).len(), 60);
+    }
 }

@@ -23,15 +23,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Rows were fetched; the order value of one that is on its way already, which cannot be told from it any more.
-    pub fn fetched(&mut self, rows: impl Iterator<Item = Flying>) -> Result<(), i64> {
-        for row in rows {
-            if !self.rows.insert(row.order) {
-                return Err(row.order);
-            }
-            self.per_share[row.share] += 1;
-        }
-        Ok(())
+    /// A row was fetched. False: it is on its way already.
+    pub fn fetched(&mut self, row: Flying) -> bool {
+        let new = self.rows.insert(row.order);
+        self.per_share[row.share] += usize::from(new);
+        new
     }
 
     /// A batch is handed over; its number.
@@ -59,9 +55,13 @@ impl Flight {
         }
     }
 
-    /// Order values above `low` of all rows on their way.
-    pub fn above(&self, low: i64) -> Vec<i64> {
-        self.rows.iter().copied().filter(|order| *order > low).collect()
+    /// How many rows on their way lie in these ranges (ascending).
+    pub fn within(&self, ranges: &[(i64, i64)]) -> usize {
+        let is_in = |order: i64| {
+            let at = ranges.partition_point(|(_, high)| *high < order);
+            ranges.get(at).is_some_and(|(low, _)| *low <= order)
+        };
+        self.rows.iter().filter(|order| is_in(**order)).count()
     }
 
     pub fn len(&self) -> usize {
@@ -105,13 +105,14 @@ mod tests {
     #[test]
     fn a_row_is_on_its_way_until_the_database_has_done_with_it() {
         let mut flight = Flight::default();
-        flight.fetched([row(1), row(2), row(3)].into_iter()).unwrap();
+        assert!([row(1), row(2), row(3)].into_iter().all(|row| flight.fetched(row)));
+        assert!(!flight.fetched(row(2)), "it is on its way already");
         let first = flight.hand_over(vec![row(1), row(2)]);
         let second = flight.hand_over(vec![row(3)]);
         assert_eq!(flight.confirmed(first), (vec![row(1), row(2)], false));
         assert_eq!(flight.len(), 3, "confirmed is not done with");
         flight.gone(&[row(1), row(2)]);
-        assert_eq!(flight.above(0), [3]);
+        assert_eq!((flight.within(&[(0, 2), (4, 9)]), flight.within(&[(0, 2), (3, 3)])), (0, 1));
         assert_eq!(flight.confirmed(second), (vec![row(3)], true));
     }
 
@@ -121,8 +122,7 @@ mod tests {
         let mut flight = Flight::default();
         (0..SHARES).for_each(|share| flight.gain(share));
         let last = row(SHARES as i64 - 1);
-        flight.fetched([last].into_iter()).unwrap();
-        assert_eq!(flight.fetched([last].into_iter()), Err(last.order));
+        assert!(flight.fetched(last));
         let free = flight.shrink_to(SHARES / 2);
         assert_eq!(free.len(), SHARES / 2 - 1, "the one with a row on its way has to wait");
         assert_eq!(flight.active().len(), SHARES / 2, "but nothing more is fetched of it");

@@ -13,7 +13,7 @@
 //! - **Order** is per key: rows of a key belong to one share, a share to one relay, and come by the order column among
 //!   those that are visible. A transaction that drew a lower value and commits later comes later (T4): as with the log, it
 //!   is commit order that counts, not insert order.
-//! - **Cost** stays flat: looks begin at a floor that follows the traffic (`horizon.rs`), on an index.
+//! - **Cost** stays flat: a look reads what is new and the gaps that are open (`horizon.rs`), on an index.
 //!
 //! Not here: what a row means (route), what happens to refused ones (lanes).
 
@@ -27,13 +27,14 @@ mod table;
 
 use crate::metrics::{State, Status};
 use crate::sources::postgres::failure::{Error, Names, classify};
+use crate::sources::postgres::position::PgPosition;
 use crate::sources::postgres::target::Target;
 use async_trait::async_trait;
 use config::PollConfig;
 use flight::{Flight, Flying};
 use horizon::Horizon;
+use reader::PollPosition;
 use session::Session;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use table::Table;
@@ -41,9 +42,14 @@ use tailwater_core::{Confirm, Failure, OpenSource, Position, Source};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
-/// How often the open transactions are looked at while the past is not closed.
-const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked who may still fill the gaps, while there are any.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// A transaction that keeps gaps open for longer is named.
+const NAME_AFTER: Duration = Duration::from_secs(10);
+/// Published rows that somebody has locked are tried again after this.
+const LOCKED_PAUSE: Duration = Duration::from_secs(1);
 /// Rows deleted or marked by one statement.
 const DONE_ROWS: usize = 10_000;
 /// How long a confirmation of the very last rows waits for the database.
@@ -78,13 +84,16 @@ impl PollSource {
             status: self.status.clone(),
             interval: self.config.interval,
             lease: self.config.lease,
+            opening: rand::random(),
             horizon: tokio::sync::Mutex::new(Horizon::new()),
             flight: Mutex::default(),
-            late: Mutex::new(None),
-            failed: watch::channel(None).0,
+            proven: Mutex::new(Instant::now()),
+            silence: Mutex::default(),
+            over: watch::channel(None).0,
         };
-        if core.table.strictly_drawn {
-            tracing::debug!("the order column is drawn from a sequence: the past can be closed");
+        self.status.set_notice(None);
+        if from.is_some_and(|from| from.as_str().starts_with("pg ")) {
+            say_what_the_log_left(&core).await?;
         }
         shares::arrive(&core).await?;
         shares::look(&core).await?;
@@ -95,12 +104,10 @@ impl PollSource {
 /// T3: rows of another cluster would go out under the eyes of an operator who believes it is the same one.
 fn same_cluster(from: Option<&Position>, table: &Table) -> Result<(), Error> {
     let Some(from) = from else { return Ok(()) };
-    let before = match reader::parse_position(from.as_str()) {
-        Some((system, _)) => system,
+    let before = match PollPosition::parse(from) {
+        Some(position) => position.system_id,
         // the log's: switching to polling is a change of configuration
-        None => {
-            from.as_str().strip_prefix("pg sys=").and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0)
-        }
+        None => PgPosition::parse(from)?.system_id,
     };
     if before == table.system_id {
         return Ok(());
@@ -111,6 +118,19 @@ fn same_cluster(from: Option<&Position>, table: &Table) -> Result<(), Error> {
                that are still there go out, also those that the old cluster published and had not yet deleted or marked"
             .into(),
     })
+}
+
+/// Switched from the log to polling: which rows it has published the table does not say, and its slot keeps the log.
+async fn say_what_the_log_left(core: &Core) -> Result<(), Error> {
+    const SLOTS: &str = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots \
+         WHERE database = current_database() AND plugin = 'pgoutput' AND NOT active ORDER BY 1";
+    let slots: Vec<String> = core.session.client.query(SLOTS, &[]).await?.iter().map(|row| row.get(0)).collect();
+    tracing::warn!(
+        pipeline = %core.status.name, idle_slots = ?slots,
+        "switched from the log to polling: every row that is still in the table goes out (consumers skip those they know). \
+         If one of these slots was this pipeline's, drop it, since it keeps the log: SELECT pg_drop_replication_slot('…');"
+    );
+    Ok(())
 }
 
 #[async_trait]
@@ -150,13 +170,32 @@ pub(crate) struct Core {
     status: Arc<Status>,
     interval: Duration,
     lease: Duration,
-    /// Held while a fetch runs: one at a time, and no share changes hands meanwhile.
+    /// Tells the positions of this opening from those of others.
+    opening: u64,
+    /// Held while a fetch runs: one at a time; no share changes hands and no row is forgotten meanwhile.
     horizon: tokio::sync::Mutex<Horizon>,
     flight: Mutex<Flight>,
-    /// When the next look for late rows is due.
-    late: Mutex<Option<Instant>>,
+    /// When a statement was begun that the session has answered.
+    proven: Mutex<Instant>,
+    silence: Mutex<shares::Silence>,
     /// Why this opening is over.
-    failed: watch::Sender<Option<String>>,
+    over: watch::Sender<Option<Over>>,
+}
+
+/// Why an opening is over: what [`Failure`] says, for several listeners.
+#[derive(Clone, Debug)]
+enum Over {
+    Retry(String),
+    Fatal { hint: String, text: String },
+}
+
+impl From<Over> for Failure {
+    fn from(over: Over) -> Failure {
+        match over {
+            Over::Retry(text) => Failure::retry(text),
+            Over::Fatal { hint, text } => Failure::fatal(hint, text),
+        }
+    }
 }
 
 impl Core {
@@ -164,21 +203,51 @@ impl Core {
         self.flight.lock().expect("no panic while the lock is held")
     }
 
-    fn fail(&self, error: &Error) {
-        self.failed.send_replace(Some(chain(error)));
+    fn position(&self, batch: u64) -> Position {
+        PollPosition { system_id: self.table.system_id, opening: self.opening, batch }.to_position()
+    }
+
+    /// The session has answered a statement that was begun then.
+    fn proven(&self, began: Instant) {
+        *self.proven.lock().expect("no panic while the lock is held") = began;
+    }
+
+    /// Asks the session whether it lives, if it has not answered for a good part of the lease.
+    async fn prove(&self) -> Result<(), Error> {
+        let proven = *self.proven.lock().expect("no panic while the lock is held");
+        if proven.elapsed() > self.lease / 2 {
+            let began = Instant::now();
+            let asked = tokio::time::timeout(self.lease, self.session.client.query_one("SELECT 1", &[])).await;
+            asked.map_err(|_| Error::Timeout("the session does not answer any more"))??;
+            self.proven(began);
+        }
+        Ok(())
+    }
+
+    fn why(&self, error: Error) -> Over {
+        match classify(error, &self.names) {
+            Failure::Fatal { hint, source } => Over::Fatal { hint: hint.into_owned(), text: chain(source.as_ref()) },
+            Failure::Retry { source, .. } => Over::Retry(chain(source.as_ref())),
+        }
+    }
+
+    /// The first reason counts: what follows it is its consequence.
+    fn end(&self, over: Over) {
+        self.over.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(over);
+            first
+        });
+    }
+
+    fn fail(&self, error: Error) {
+        self.end(self.why(error));
     }
 }
 
-fn chain(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-fn conclude(core: &Core, error: Error) -> Failure {
-    core.status.source_seen.clear();
-    classify(error, &core.names)
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Tells the database what may go. See [`Confirm`].
@@ -192,8 +261,9 @@ impl Confirm for Confirmer {
     /// Waits for the database only if nothing is left on its way: then the relay may be about to leave, and rows that are
     /// published should not be published again by the next one.
     async fn confirm(&self, upto: &Position) -> Result<(), Failure> {
-        let Some((_, number)) = reader::parse_position(upto.as_str()) else { return Ok(()) };
-        let (rows, last) = self.core.flight().confirmed(number);
+        let position = PollPosition::parse(upto).filter(|position| position.opening == self.core.opening);
+        let Some(position) = position else { return Ok(()) };
+        let (rows, last) = self.core.flight().confirmed(position.batch);
         if rows.is_empty() {
             return Ok(());
         }
@@ -208,21 +278,38 @@ impl Confirm for Confirmer {
 
 /// Deletes or marks what is published, in the order of confirmation.
 async fn forget(core: Arc<Core>, mut due: mpsc::UnboundedReceiver<(Vec<Flying>, oneshot::Sender<()>)>) {
-    let sql = core.table.done_sql();
-    let statement = match core.session.client.prepare(&sql).await {
+    let statement = match core.session.client.prepare(&core.table.done_sql()).await {
         Ok(statement) => statement,
-        Err(error) => return core.fail(&error.into()),
+        Err(error) => return core.fail(error.into()),
     };
     while let Some((rows, done)) = due.recv().await {
         for rows in rows.chunks(DONE_ROWS) {
             let orders: Vec<i64> = rows.iter().map(|row| row.order).collect();
-            match core.session.client.execute(&statement, &[&orders]).await {
-                // fewer: somebody else took rows away, which harms nothing
-                Ok(_) => core.flight().gone(rows),
-                Err(error) => return core.fail(&error.into()),
+            while let Err(error) = core.session.client.execute(&statement, &[&orders]).await {
+                if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                    return core.end(undone(&core, error));
+                }
+                tracing::warn!(pipeline = %core.status.name, "published rows are locked by another transaction: tried again");
+                tokio::time::sleep(LOCKED_PAUSE).await;
             }
+            // fewer rows than asked for: somebody else took them away, which harms nothing
+            let _no_fetch = core.horizon.lock().await;
+            core.flight().gone(rows);
         }
         let _ = done.send(());
+    }
+}
+
+/// A statement that the server refuses will be refused again, and the rows published again each time.
+fn undone(core: &Core, error: tokio_postgres::Error) -> Over {
+    const REFUSED: [&str; 8] = ["09", "0A", "21", "22", "23", "27", "42", "P0"];
+    let refused = error.code().is_some_and(|code| REFUSED.contains(&&code.code()[..2]));
+    match core.why(error.into()) {
+        Over::Retry(text) if refused => Over::Fatal {
+            hint: format!("{} must be possible for this role; the rows are published", core.table.done_sql()),
+            text,
+        },
+        over => over,
     }
 }
 
@@ -233,37 +320,45 @@ async fn keep(core: Arc<Core>) {
         tokio::select! {
             why = async { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) } => {
                 let why = why.unwrap_or_default();
-                return core.fail(&Error::Io(std::io::Error::other(format!("the session ended: {why}"))));
+                return core.fail(Error::Io(std::io::Error::other(format!("the session ended: {why}"))));
             }
             () = tokio::time::sleep(shares::LOOK_EVERY) => {}
         }
-        if let Err(error) = shares::look(&core).await {
-            return core.fail(&error);
+        match tokio::time::timeout(core.lease, shares::look(&core)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return core.fail(error),
+            Err(_) => return core.fail(Error::Timeout("the session does not answer any more")),
         }
     }
 }
 
-/// Moves the floor; names who holds it up.
+/// Closes gaps; names who keeps them open.
 async fn close_the_past(core: Arc<Core>) {
-    if !core.table.strictly_drawn {
-        return;
-    }
+    let Some(sequence) = core.table.sequence else { return };
+    let mut named = false;
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        if !core.horizon.lock().await.wants_watching() {
+        let Some(upto) = core.horizon.lock().await.to_watch() else {
+            named = false;
+            core.status.set_notice(None);
             continue;
-        }
-        let open: BTreeSet<String> = match horizon::open_transactions(&core.session.client).await {
-            Ok(open) => open,
-            Err(error) => return core.fail(&error),
+        };
+        let holders = match horizon::holders(&core.session.client, sequence).await {
+            Ok(holders) => holders,
+            Err(error) => return core.fail(error),
         };
         let mut horizon = core.horizon.lock().await;
-        if let Some((transactions, age)) = horizon.stuck(&open) {
-            tracing::warn!(
-                pipeline = %core.status.name, ?transactions, age_s = age.as_secs(),
-                "open transactions: they may still insert rows that belong further back; rows flow, looks for late ones cost more"
-            );
+        horizon.watch(upto, &holders);
+        let notice = horizon.stuck(&holders, NAME_AFTER).map(|(who, age)| {
+            let who = who.join("; ");
+            let seconds = age.as_secs();
+            format!("a transaction may still insert rows that belong further back, for {seconds} s now: {who}")
+        });
+        if notice.is_some() && !named {
+            let text = notice.as_deref().unwrap_or_default();
+            tracing::warn!(pipeline = %core.status.name, "{text}; rows flow, and looks cost a little more");
         }
-        horizon.watch(open);
+        named = notice.is_some();
+        core.status.set_notice(notice);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::flight::Flying;
 use super::table::SHARES;
-use super::{Core, conclude};
+use super::{Core, Over, table};
 use crate::sources::postgres::copy::parse_line;
 use crate::sources::postgres::failure::Error;
 use async_trait::async_trait;
@@ -14,13 +14,14 @@ use tailwater_core::{Batch, Change, Commit, Event, Failure, Operation, Position,
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// Bytes of rows that one fetch aims at.
+/// Bytes of rows that one fetch aims at; rows beyond twice that are dropped and fetched again.
 const FETCH_BYTES: usize = 1 << 20;
 const FETCH_ROWS: usize = 4000;
-/// So many rows on their way are named to the server in each look; with more, only now and then.
-const NAMED: usize = 1000;
-/// A look for late rows takes at most a tenth of the time, and happens at least this often while there is traffic.
-const LATE_EVERY: Duration = Duration::from_millis(50);
+/// Everything is looked at again this often, where that is cheap: nothing else finds a row whose order value was given by
+/// hand, reset with its sequence, or marked and unmarked.
+const AFRESH_EVERY: Duration = Duration::from_secs(60);
+/// With more rows on their way than this, that has to wait.
+const AFRESH_ROWS: usize = 1000;
 
 /// A row that was fetched.
 struct Fetched {
@@ -29,19 +30,17 @@ struct Fetched {
     bytes: usize,
 }
 
-struct Look {
+struct Rows {
     rows: Vec<Fetched>,
     /// There may be more.
-    full: bool,
-    /// Late rows were looked for, too.
-    from_floor: bool,
+    more: bool,
 }
 
 /// The source: one per opening.
 pub(super) struct Reader {
     core: Arc<Core>,
     buffer: VecDeque<Fetched>,
-    fetching: Option<JoinHandle<Result<Look, Error>>>,
+    fetching: Option<JoinHandle<Result<Rows, Error>>>,
     more: bool,
     next_look: Instant,
     row_bytes: usize,
@@ -58,41 +57,47 @@ impl Reader {
         self.fetching = Some(tokio::spawn(fetch(self.core.clone(), limit)));
     }
 
-    async fn advance(&mut self, room: usize) -> Result<Batch, Error> {
+    async fn advance(&mut self, room: usize) -> Result<Batch, Over> {
+        let mut over = self.core.over.subscribe();
         loop {
+            if let Some(over) = over.borrow_and_update().clone() {
+                return Err(over);
+            }
             if !self.buffer.is_empty() {
+                // T7: a process that slept may have lost its rows to another relay
+                self.core.prove().await.map_err(|error| self.core.why(error))?;
                 let batch = self.cut(room);
-                if self.buffer.is_empty() && self.more && self.fetching.is_none() {
+                if self.more && self.fetching.is_none() {
                     self.start_fetch(); // the next rows come while these travel
                 }
                 return Ok(batch);
             }
-            let mut failed = self.core.failed.subscribe();
-            if let Some(fetch) = &mut self.fetching {
-                let look = fetch.await.map_err(|_| Error::Ended("the fetch was stopped"))??;
-                self.fetching = None;
-                self.core.status.source_seen.touch();
-                self.next_look = Instant::now() + if look.from_floor { self.core.interval } else { LATE_EVERY };
-                let bytes: usize = look.rows.iter().map(|row| row.bytes).sum();
-                if !look.rows.is_empty() {
-                    self.row_bytes = (self.row_bytes + bytes / look.rows.len()) / 2;
-                }
-                self.more = look.full;
-                self.buffer.extend(look.rows);
-                continue;
-            }
-            if self.more || Instant::now() >= self.next_look {
+            if self.more && self.fetching.is_none() {
                 self.start_fetch();
-                continue;
             }
+            let idle = self.fetching.is_none();
             tokio::select! {
-                () = self.core.session.bell.notified() => self.more = true,
-                () = tokio::time::sleep_until(self.next_look) => self.more = true,
-                text = async { failed.wait_for(Option::is_some).await.ok().and_then(|text| text.clone()) } => {
-                    return Err(Error::Io(std::io::Error::other(text.unwrap_or_default())));
+                _ = over.changed() => {}
+                found = async { self.fetching.as_mut().expect("guarded").await }, if !idle => {
+                    self.fetching = None;
+                    let found = found.unwrap_or(Err(Error::Ended("the fetch was stopped")));
+                    self.arrived(found.map_err(|error| self.core.why(error))?);
                 }
+                () = self.core.session.bell.notified(), if idle => self.more = true,
+                () = tokio::time::sleep_until(self.next_look), if idle => self.more = true,
             }
         }
+    }
+
+    fn arrived(&mut self, found: Rows) {
+        self.core.status.source_seen.touch();
+        self.next_look = Instant::now() + self.core.interval;
+        if !found.rows.is_empty() {
+            let bytes: usize = found.rows.iter().map(|row| row.bytes).sum();
+            self.row_bytes = (self.row_bytes + bytes / found.rows.len()) / 2;
+        }
+        self.more = found.more;
+        self.buffer.extend(found.rows);
     }
 
     /// As many rows as there is room for, at least one.
@@ -108,25 +113,38 @@ impl Reader {
             changes.push(row.change);
         }
         let number = self.core.flight().hand_over(flying);
-        Batch { changes, size_bytes, upto: position(self.core.table.system_id, number) }
+        Batch { changes, size_bytes, upto: self.core.position(number) }
     }
 }
 
-/// `poll sys=<system identifier> batch=<number>`: the number means something within one opening only.
-pub(super) fn position(system_id: u64, batch: u64) -> Position {
-    Position::new(format!("poll sys={system_id} batch={batch}"))
+/// `poll sys=<system identifier> of=<opening> batch=<number>`: the number means something within one opening only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PollPosition {
+    pub system_id: u64,
+    pub opening: u64,
+    pub batch: u64,
 }
 
-/// System identifier and batch number.
-pub(super) fn parse_position(text: &str) -> Option<(u64, u64)> {
-    let (system, batch) = text.strip_prefix("poll sys=")?.split_once(" batch=")?;
-    Some((system.parse().ok()?, batch.parse().ok()?))
+impl PollPosition {
+    pub fn to_position(self) -> Position {
+        Position::new(format!("poll sys={} of={:016X} batch={}", self.system_id, self.opening, self.batch))
+    }
+
+    pub fn parse(position: &Position) -> Option<PollPosition> {
+        let (system, rest) = position.as_str().strip_prefix("poll sys=")?.split_once(" of=")?;
+        let (opening, batch) = rest.split_once(" batch=")?;
+        let opening = u64::from_str_radix(opening, 16).ok()?;
+        Some(PollPosition { system_id: system.parse().ok()?, opening, batch: batch.parse().ok()? })
+    }
 }
 
 #[async_trait]
 impl Source for Reader {
     async fn next(&mut self, room: usize) -> Result<Batch, Failure> {
-        self.advance(room).await.map_err(|error| conclude(&self.core, error))
+        self.advance(room).await.map_err(|over| {
+            self.core.status.source_seen.clear();
+            over.into()
+        })
     }
 }
 
@@ -138,43 +156,59 @@ impl Drop for Reader {
     }
 }
 
-/// One look: from the floor, naming what is on its way, or only onwards from the cursor.
-async fn fetch(core: Arc<Core>, limit: usize) -> Result<Look, Error> {
+/// One look: into the gaps, and behind the cursor.
+async fn fetch(core: Arc<Core>, limit: usize) -> Result<Rows, Error> {
     let mut horizon = core.horizon.lock().await;
-    let (shares, above, on_their_way) = {
+    let (shares, on_their_way) = {
         let flight = core.flight();
-        (flight.active(), flight.above(horizon.floor), flight.len())
+        (flight.active(), flight.len())
     };
     if shares.is_empty() {
-        return Ok(Look { rows: Vec::new(), full: false, from_floor: true });
+        return Ok(Rows { rows: Vec::new(), more: false });
     }
-    let late_due = core.late.lock().expect("no panic while held").is_none_or(|next| Instant::now() >= next);
-    let from_floor = on_their_way <= NAMED || late_due || horizon.cursor == i64::MIN;
-    let (low, but) = if from_floor { (horizon.floor, above) } else { (horizon.cursor, Vec::new()) };
+    if core.table.is_lean && on_their_way <= AFRESH_ROWS && horizon.is_stale(AFRESH_EVERY) {
+        horizon.forget();
+    }
+    let (cursor, gaps) = (horizon.cursor(), horizon.gaps());
+    // rows on their way are found again in gaps that were joined, and shall not crowd out others
+    let known = if horizon.is_joined() { core.flight().within(gaps) } else { 0 };
+    let gaps_limit = limit + known;
+    let look = table::Look { cursor, gaps, shares: &shares, limit, gaps_limit };
     let began = Instant::now();
-    let rows = copy(&core, &core.table.fetch_sql(low, &but, &shares, limit)).await?;
-    let (seen, full) = (rows.last().map(|row| row.flying.order), rows.len() >= limit);
-    if from_floor {
-        horizon.looked(seen, !full);
-        let pause = LATE_EVERY.max(began.elapsed() * 10);
-        *core.late.lock().expect("no panic while held") = Some(Instant::now() + pause);
-    } else {
-        horizon.went_on(seen);
+    let (mut rows, cut) = copy(&core, &core.table.fetch_sql(&look)).await?;
+    core.proven(began);
+    let late = rows.partition_point(|row| row.flying.order <= cursor);
+    let gaps_cut = late >= gaps_limit || (cut && late == rows.len());
+    if gaps_cut {
+        rows.truncate(late); // what is left in the gaps comes first
     }
-    if let Err(order) = core.flight().fetched(rows.iter().map(|row| row.flying)) {
-        let text = format!("two rows have the same value {order} in the order column: it must be unique");
+    let more = cut || gaps_cut || rows.len() - late >= limit;
+    let seen: Vec<i64> = rows.iter().map(|row| row.flying.order).collect();
+    if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
+        let text = format!("two rows have the same value {} in the order column: it must be unique", twice[0]);
         return Err(Error::Protocol(text));
     }
-    Ok(Look { rows, full, from_floor })
+    horizon.looked(&seen, !gaps_cut, !more);
+    let mut flight = core.flight();
+    rows.retain(|row| flight.fetched(row.flying));
+    drop(flight);
+    Ok(Rows { rows, more })
 }
 
-async fn copy(core: &Core, sql: &str) -> Result<Vec<Fetched>, Error> {
+/// True: rows were dropped since they were too many bytes.
+async fn copy(core: &Core, sql: &str) -> Result<(Vec<Fetched>, bool), Error> {
     let mut lines = std::pin::pin!(core.session.client.copy_out(sql).await?);
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes, mut cut) = (Vec::new(), 0, false);
     while let Some(line) = lines.next().await {
-        rows.push(row(core, parse_line(line?))?);
+        let line = line?;
+        cut |= bytes > 2 * FETCH_BYTES;
+        if !cut {
+            let row = row(core, parse_line(line))?;
+            bytes += row.bytes;
+            rows.push(row);
+        }
     }
-    Ok(rows)
+    Ok((rows, cut))
 }
 
 /// Order value, share, time, then the columns.
@@ -224,9 +258,10 @@ mod tests {
 
     #[test]
     fn a_position_is_read_as_it_was_written() {
-        assert_eq!(parse_position(position(77, 3).as_str()), Some((77, 3)));
-        for other in ["", "pg sys=1 tl=1 lsn=0/1", "poll sys=x batch=1", "poll sys=1"] {
-            assert_eq!(parse_position(other), None);
+        let position = PollPosition { system_id: 77, opening: u64::MAX - 5, batch: 3 };
+        assert_eq!(PollPosition::parse(&position.to_position()), Some(position));
+        for other in ["", "pg sys=1 tl=1 lsn=0/1", "poll sys=x of=1 batch=1", "poll sys=1 of=1", "poll sys=1 batch=2"] {
+            assert_eq!(PollPosition::parse(&Position::new(other)), None, "{other}");
         }
     }
 }

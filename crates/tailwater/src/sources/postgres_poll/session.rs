@@ -53,7 +53,9 @@ pub(super) async fn open(target: &Target) -> Result<Session, Error> {
     })
     .await?;
     // Only index scans in order of the order column keep their cost flat, whatever the statistics say.
-    let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan";
+    // A row that somebody else has locked is waited for by us, not by the session.
+    let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan; \
+                    SET jit = off; SET lock_timeout = '2s'";
     session.client.batch_execute(settings).await?;
     session.pid = session.client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
     Ok(session)

@@ -25,8 +25,10 @@ pub(super) struct Table {
     pub sql_name: String,
     /// The order column, quoted.
     pub order: String,
-    /// Values come one by one from a sequence, so a lower one is never handed out later.
-    pub strictly_drawn: bool,
+    /// The sequence from which values come one by one, ascending, so that a lower one is never handed out later.
+    pub sequence: Option<u32>,
+    /// Looking at the whole index again costs little: it holds no rows that were published.
+    pub is_lean: bool,
     share: String,
     time: String,
     mark: Option<String>,
@@ -61,9 +63,9 @@ pub(super) async fn inspect(client: &Client, config: &PollConfig, key_column: &s
     may(client, oid, &sql_name, &role, config).await?;
     let relation = describe(client, oid, &schema, &name).await?;
     let order = order_column(client, &relation, &sql_name, config.order_column.as_deref()).await?;
-    let strictly_drawn = drawn(client, oid, &order).await?;
-    indexed(client, oid, &sql_name, &order, strictly_drawn).await?;
+    let sequence = drawn(client, oid, &order).await?;
     let mark = mark_column(&relation, config)?;
+    let is_lean = indexed(client, oid, &sql_name, &order, sequence.is_some(), mark.as_deref()).await?;
     let share = match relation.columns.iter().any(|column| *column.name == *key_column) {
         true => format!("(hashtext(coalesce({}::text, '')) & {})", quote(key_column), SHARES - 1),
         // the router will say what is wrong with such a table
@@ -72,7 +74,8 @@ pub(super) async fn inspect(client: &Client, config: &PollConfig, key_column: &s
     Ok(Table {
         oid,
         system_id: found.get::<_, i64>(1).cast_unsigned(),
-        strictly_drawn,
+        sequence,
+        is_lean,
         sql_name,
         order: quote(&order),
         share,
@@ -169,11 +172,11 @@ async fn order_column(
     }
 }
 
-/// The sequence that fills a column, as an identity or as a default.
-async fn sequence(client: &Client, oid: u32, column: &str) -> Result<Option<i64>, Error> {
+/// The sequence that fills a column, as an identity or as a default, and whether it hands out one value after the other.
+async fn sequence(client: &Client, oid: u32, column: &str) -> Result<Option<(u32, bool)>, Error> {
     let row = client
         .query_opt(
-            "SELECT s.seqcache FROM pg_catalog.pg_attribute a \
+            "SELECT s.seqrelid, s.seqcache = 1 AND s.seqincrement > 0 AND NOT s.seqcycle FROM pg_catalog.pg_attribute a \
              LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
              JOIN pg_catalog.pg_depend p ON p.refclassid = 'pg_class'::regclass AND p.classid IN ('pg_class'::regclass, 'pg_attrdef'::regclass) \
                AND ((p.refobjid = a.attrelid AND p.refobjsubid = a.attnum AND p.classid = 'pg_class'::regclass) \
@@ -183,39 +186,55 @@ async fn sequence(client: &Client, oid: u32, column: &str) -> Result<Option<i64>
             &[&oid, &column],
         )
         .await?;
-    Ok(row.map(|row| row.get(0)))
+    Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
 /// One value at a time, in the order of drawing: then the past can be closed (see `horizon.rs`).
-async fn drawn(client: &Client, oid: u32, order: &str) -> Result<bool, Error> {
-    let cache = sequence(client, oid, order).await?;
-    if cache != Some(1) {
+async fn drawn(client: &Client, oid: u32, order: &str) -> Result<Option<u32>, Error> {
+    let sequence = sequence(client, oid, order).await?.filter(|(_, one_by_one)| *one_by_one);
+    if sequence.is_none() {
         tracing::warn!(
             column = order,
-            "this order column is not filled by a sequence with CACHE 1: each look for late rows starts at the oldest row"
+            "this order column is not filled by an ascending sequence with CACHE 1: late rows are looked for in all gaps, for ever"
         );
     }
-    Ok(cache == Some(1))
+    Ok(sequence.map(|(oid, _)| oid))
 }
 
 /// Without an index on the order column each look would read the whole table; and rows are deleted by its value, so two
-/// rows must never share one. A partitioned table can promise that through its sequence only.
-async fn indexed(client: &Client, oid: u32, table: &str, order: &str, drawn: bool) -> Result<(), Error> {
+/// rows must never share one. A partitioned table can promise that through its sequence only. True: an index holds only
+/// rows that are not published.
+async fn indexed(
+    client: &Client,
+    oid: u32,
+    table: &str,
+    order: &str,
+    drawn: bool,
+    mark: Option<&str>,
+) -> Result<bool, Error> {
     let sql = "SELECT coalesce(bool_or(i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL), false), count(*) > 0, \
-               (SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = $1) \
+               (SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = $1), \
+               coalesce(bool_or(pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NULL)', $3::text)), false) \
                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a \
                ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] WHERE i.indrelid = $1 AND a.attname = $2 AND i.indisvalid";
-    let row = client.query_one(sql, &[&oid, &order]).await?;
-    let (unique, any, partitioned): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
-    if unique || (any && partitioned && drawn) {
-        return Ok(());
+    let row = client.query_one(sql, &[&oid, &order, &mark]).await?;
+    let (unique, any, partitioned, partial): (bool, bool, bool, bool) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    let found = unique || (any && partitioned && drawn);
+    if !found {
+        let kind = if partitioned { "INDEX" } else { "UNIQUE INDEX" };
+        let hint = format!("CREATE {kind} ON {table} ({}); (tailwater init does it)", quote(order));
+        let what = format!("{table} has no {} on {order}, by which rows are found and deleted", kind.to_lowercase());
+        return Err(missing(what, hint));
     }
-    let kind = if partitioned { "INDEX" } else { "UNIQUE INDEX" };
-    let hint = format!("CREATE {kind} ON {table} ({}); (tailwater init does it)", quote(order));
-    Err(missing(
-        format!("{table} has no {} on {order}, by which rows are found and deleted", kind.to_lowercase()),
-        hint,
-    ))
+    if let Some(mark) = mark.filter(|_| !partial) {
+        let create = format!("CREATE INDEX ON {table} ({}) WHERE {} IS NULL;", quote(order), quote(mark));
+        tracing::warn!(
+            what_to_do = create,
+            "no index of the rows that are not marked: each start reads all marked ones, and nothing is looked for twice"
+        );
+    }
+    Ok(mark.is_none() || partial)
 }
 
 fn mark_column(relation: &Relation, config: &PollConfig) -> Result<Option<String>, Error> {
@@ -243,31 +262,52 @@ fn time_expression(relation: &Relation) -> String {
     }
 }
 
+/// What one look asks for.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    pub cursor: i64,
+    pub gaps: &'a [(i64, i64)],
+    pub shares: &'a [usize],
+    pub limit: usize,
+    pub gaps_limit: usize,
+}
+
+fn list<T: ToString>(values: impl Iterator<Item = T>) -> String {
+    values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")
+}
+
 impl Table {
-    /// Rows above `low` that are not among `but`, in order. First come order value, share and time.
-    pub fn fetch_sql(&self, low: i64, but: &[i64], shares: &[usize], limit: usize) -> String {
+    /// Rows in the gaps and behind the cursor, at most so many of each, in order. First come order value, share and time.
+    /// One statement, hence one snapshot.
+    pub fn fetch_sql(&self, look: &Look<'_>) -> String {
+        let order = &self.order;
         let columns: Vec<String> = self.relation.columns.iter().map(|column| quote(&column.name)).collect();
-        let (order, table) = (&self.order, &self.sql_name);
-        let mut sql = format!(
-            "COPY (SELECT {order}, {}, {}, {} FROM {table} WHERE {order} > {low}",
-            self.share,
-            self.time,
-            columns.join(", ")
-        );
+        let mut select =
+            format!("SELECT {order}, {}, {}, {} FROM {}", self.share, self.time, columns.join(", "), self.sql_name);
+        let mut also = String::new();
         if let Some(mark) = &self.mark {
-            write!(sql, " AND {mark} IS NULL").expect("writing to a String cannot fail");
+            write!(also, " AND {mark} IS NULL").expect("writing to a String cannot fail");
         }
-        let list = |numbers: &mut dyn Iterator<Item = String>| numbers.collect::<Vec<_>>().join(",");
-        if !but.is_empty() {
-            let but = list(&mut but.iter().map(i64::to_string));
-            write!(sql, " AND {order} <> ALL ('{{{but}}}'::bigint[])").expect("writing to a String cannot fail");
+        if look.shares.len() < SHARES {
+            let shares = list(look.shares.iter());
+            write!(also, " AND {} = ANY ('{{{shares}}}'::int[])", self.share).expect("writing to a String cannot fail");
         }
-        if shares.len() < SHARES {
-            let shares = list(&mut shares.iter().map(usize::to_string));
-            write!(sql, " AND {} = ANY ('{{{shares}}}'::int[])", self.share).expect("writing to a String cannot fail");
+        // `'…'::bigint`, since the least one without quotes is a numeric, for which no index serves
+        let mut behind = select.clone();
+        let (cursor, limit) = (look.cursor, look.limit);
+        write!(behind, " WHERE {order} > '{cursor}'::bigint{also} ORDER BY {order} LIMIT {limit}").expect("as above");
+        if look.gaps.is_empty() {
+            return format!("COPY ({behind}) TO STDOUT");
         }
-        write!(sql, " ORDER BY {order} LIMIT {limit}) TO STDOUT").expect("writing to a String cannot fail");
-        sql
+        let (low, high) = (list(look.gaps.iter().map(|gap| gap.0)), list(look.gaps.iter().map(|gap| gap.1)));
+        let limit = look.gaps_limit;
+        // the inner LIMIT keeps each gap an index scan of its own
+        write!(select, " WHERE {order} BETWEEN r.low AND r.high{also} ORDER BY {order} LIMIT {limit}")
+            .expect("as above");
+        format!(
+            "COPY (SELECT * FROM ((SELECT t.* FROM unnest('{{{low}}}'::bigint[], '{{{high}}}'::bigint[]) AS r (low, high), \
+             LATERAL ({select}) AS t ORDER BY 1 LIMIT {limit}) UNION ALL ({behind})) AS u ORDER BY 1) TO STDOUT"
+        )
     }
 
     /// What is done with published rows; `$1` are their order values.

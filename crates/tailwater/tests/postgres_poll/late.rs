@@ -1,0 +1,193 @@
+//! Transactions that commit late, never, or stay open: T1 and T2.
+
+use crate::harness::{Driven, Polled, expected, text, values};
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use testbed::{Postgres, PostgresOptions, eventually, shared_postgres};
+use tokio::task::JoinSet;
+
+const WRITERS: usize = 200;
+
+/// Whether the long form was asked for.
+fn long() -> bool {
+    std::env::var("TAILWATER_CRASH").is_ok_and(|form| form == "long")
+}
+
+/// T1 T5: 200 writers with random delays before their commits, some of which roll back, wholly or to a savepoint; two
+/// relays. Published is what was committed, once, and each writer's rows in its order. 60 s in the long form.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_writers_with_late_commits_lose_nothing_and_keep_their_order() {
+    let settings = vec![("max_connections", "400")];
+    let pg = Postgres::start_with(PostgresOptions { settings, ..Default::default() }).await;
+    let outbox = Polled::new(&pg).await;
+    let (first, second) = (outbox.open(None).await, outbox.open(None).await);
+    let until = Instant::now() + Duration::from_secs(if long() { 60 } else { 6 });
+    let mut writers = JoinSet::new();
+    for number in 0..WRITERS {
+        let client = pg.client(&outbox.database).await;
+        writers.spawn(async move { write(client, number, until).await });
+    }
+    let (count, total) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
+    let mut readers = JoinSet::new();
+    for (reader, source) in [first, second].into_iter().enumerate() {
+        readers.spawn(read(reader, source, count.clone(), total.clone()));
+    }
+    let mut committed = BTreeSet::new();
+    while let Some(rows) = writers.join_next().await {
+        committed.extend(rows.unwrap());
+    }
+    total.store(committed.len(), Ordering::SeqCst);
+    let mut published = Vec::new();
+    while let Some(rows) = readers.join_next().await {
+        published.push(rows.unwrap());
+    }
+    println!(
+        "committed = {}, published by the first relay {}, by the second {}",
+        committed.len(),
+        published[0].len(),
+        published[1].len()
+    );
+    let all: Vec<(usize, u32)> = published.iter().flatten().copied().collect();
+    assert_eq!(all.len(), committed.len(), "each once");
+    assert_eq!(all.iter().copied().collect::<BTreeSet<_>>(), committed);
+    assert!(published.iter().all(|rows| !rows.is_empty()), "both relays work");
+    for rows in &published {
+        let mut last = BTreeMap::new();
+        for (writer, number) in rows {
+            let before = last.insert(*writer, *number);
+            assert!(before.is_none_or(|before| before < *number), "writer {writer}: {number} after {before:?}");
+        }
+    }
+    eventually(crate::harness::PATIENCE, || async { (outbox.waiting().await == 0).then_some(()) }).await;
+}
+
+/// One writer, one key; what it committed.
+async fn write(client: tokio_postgres::Client, writer: usize, until: Instant) -> Vec<(usize, u32)> {
+    let mut committed = Vec::new();
+    for number in 0.. {
+        if Instant::now() >= until {
+            break;
+        }
+        let (pause, kind) = (rand::rng().random_range(0..300), rand::rng().random_range(0..10));
+        let insert = format!("insert into outbox (k, v) values ('w{writer}', '{writer}/{number}')");
+        client.batch_execute(&format!("begin; {insert}")).await.unwrap();
+        if kind == 0 {
+            client.batch_execute("savepoint s; insert into outbox (v) values ('gone'); rollback to s").await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let end = if kind == 1 { "rollback" } else { "commit" };
+        client.batch_execute(end).await.unwrap();
+        if kind != 1 {
+            committed.push((writer, number));
+        }
+    }
+    committed
+}
+
+/// Reads and confirms until all relays together have read all there is; rows in order.
+async fn read(
+    reader: usize,
+    mut source: Driven,
+    count: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+) -> Vec<(usize, u32)> {
+    let mut seen = Vec::new();
+    let start = Instant::now();
+    while count.load(Ordering::SeqCst) < total.load(Ordering::SeqCst) {
+        let next = tokio::time::timeout(Duration::from_millis(200), source.source.next(1 << 20)).await;
+        assert!(start.elapsed() < Duration::from_secs(120), "relay {reader} read {} rows, and not all", seen.len());
+        let Ok(batch) = next else { continue };
+        let batch = batch.unwrap_or_else(|failure| panic!("next: {failure}"));
+        for value in values(&batch.changes) {
+            let (writer, number) = value.split_once('/').unwrap_or_else(|| panic!("{value} was rolled back"));
+            seen.push((writer.parse().unwrap(), number.parse().unwrap()));
+        }
+        count.fetch_add(batch.changes.len(), Ordering::SeqCst);
+        source.confirm.confirm(&batch.upto).await.unwrap();
+    }
+    seen
+}
+
+/// T2: idle sessions elsewhere, with an xid or only a snapshot, hold up nothing and are nobody's business.
+#[tokio::test]
+async fn an_idle_transaction_elsewhere_stalls_nothing() {
+    let pg = shared_postgres().await;
+    let outbox = Polled::new(pg).await;
+    let (writer, reader) = (pg.client(&outbox.database).await, pg.client(&outbox.database).await);
+    outbox.sql.batch_execute("create table other (v text)").await.unwrap();
+    writer.batch_execute("begin; insert into other values ('x')").await.unwrap();
+    reader.batch_execute("begin isolation level repeatable read; select from outbox").await.unwrap();
+    let mut source = outbox.open(None).await;
+    outbox.insert(0..1000).await;
+    assert_eq!(values(&source.take(1000).await), expected(0..1000));
+    source.confirm_all().await;
+    assert_eq!(outbox.waiting().await, 0);
+    assert_eq!(source.status.notice(), None);
+}
+
+/// T1 T2: one who has inserted into this very table and stays open, and one who has prepared: rows of others flow, and both
+/// are named. When they commit at last, their rows come.
+#[tokio::test]
+async fn a_writer_that_stays_open_is_named_and_its_row_comes_when_it_commits() {
+    let pg = shared_postgres().await;
+    let outbox = Polled::new(pg).await;
+    let (open, preparing) = (pg.client(&outbox.database).await, pg.client(&outbox.database).await);
+    let mut source = outbox.open(None).await;
+    open.batch_execute("begin; insert into outbox (k, v) values ('k0', 'late')").await.unwrap();
+    let pid: i32 = open.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let gid = format!("{}_gid", outbox.database);
+    preparing.batch_execute("begin; insert into outbox (k, v) values ('k1', 'prepared')").await.unwrap();
+    outbox.insert(0..1000).await;
+    assert_eq!(values(&source.take(1000).await), expected(0..1000));
+    preparing.batch_execute(&format!("prepare transaction '{gid}'")).await.unwrap();
+    source.confirm_all().await;
+    let notice = eventually(Duration::from_secs(30), || async {
+        // read on, as a pipeline does
+        let _ = tokio::time::timeout(Duration::from_millis(50), source.source.next(1 << 20)).await;
+        source.status.notice()
+    });
+    let notice = notice.await;
+    assert!(notice.contains(&format!("pid {pid}")) && notice.contains("open for"), "{notice}");
+    assert!(notice.contains(&format!("the prepared transaction '{gid}'")), "{notice}");
+    outbox.insert(1000..1001).await;
+    assert_eq!(values(&source.take(1).await), ["v1000"]);
+    open.batch_execute("commit").await.unwrap();
+    assert_eq!(values(&source.take(1).await), ["late"]);
+    outbox.sql.batch_execute(&format!("commit prepared '{gid}'")).await.unwrap();
+    assert_eq!(values(&source.take(1).await), ["prepared"]);
+    eventually(Duration::from_secs(10), || async { source.status.notice().is_none().then_some(()) }).await;
+    assert_eq!(text(&source.next_of(&outbox).await, "v").as_deref(), Some("v1001"));
+}
+
+impl Driven {
+    /// One more row, to see that all goes on.
+    async fn next_of(&mut self, outbox: &Polled) -> tailwater_core::Change {
+        outbox.insert(1001..1002).await;
+        self.take(1).await.remove(0)
+    }
+}
+
+/// T1 T5: a row behind the cursor never overtakes one of its key that was committed before and appears in a gap.
+#[tokio::test]
+async fn a_late_row_comes_before_what_its_key_committed_after_it() {
+    let pg = shared_postgres().await;
+    let outbox = Polled::new(pg).await;
+    let late = pg.client(&outbox.database).await;
+    let mut source = outbox.open(None).await;
+    // many rows on their way, none confirmed
+    outbox.insert(0..5000).await;
+    source.take(5000).await;
+    for round in 0..20 {
+        late.batch_execute(&format!("begin; insert into outbox (k, v) values ('late', 'first {round}')"))
+            .await
+            .unwrap();
+        outbox.insert(0..10).await;
+        source.take(10).await;
+        let both = format!("commit; insert into outbox (k, v) values ('late', 'second {round}')");
+        late.batch_execute(&both).await.unwrap();
+        assert_eq!(values(&source.take(2).await), [format!("first {round}"), format!("second {round}")]);
+    }
+}
