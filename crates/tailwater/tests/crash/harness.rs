@@ -4,7 +4,7 @@ use crate::verdict::Verdict;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -142,8 +142,13 @@ confirm_interval = "{interval}ms"
 
     /// Starts the program.
     pub fn relay(&self) -> Child {
+        Scene::relay_with(&self.config)
+    }
+
+    /// Starts the program with another file.
+    pub fn relay_with(config: &Path) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-        command.args(["run", "--config"]).arg(&self.config);
+        command.args(["run", "--config"]).arg(config);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TAILWATER_") || name.starts_with("PG")) {
             command.env_remove(name);
         }

@@ -10,6 +10,7 @@ mod harness;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod order;
+mod poll;
 mod takeover;
 mod verdict;
 

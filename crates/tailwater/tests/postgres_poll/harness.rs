@@ -5,7 +5,7 @@
 #[path = "../postgres_source/harness.rs"]
 mod log;
 
-pub use log::{Driven, PATIENCE, ROOM, expected, text, values};
+pub use log::{Driven, PATIENCE, expected, text, values};
 use std::sync::Arc;
 use std::time::Duration;
 use tailwater::config::secret::Secret;

@@ -144,12 +144,16 @@ async fn a_writer_that_stays_open_is_named_and_its_row_comes_when_it_commits() {
     assert_eq!(values(&source.take(1000).await), expected(0..1000));
     preparing.batch_execute(&format!("prepare transaction '{gid}'")).await.unwrap();
     source.confirm_all().await;
-    let notice = eventually(Duration::from_secs(30), || async {
-        // read on, as a pipeline does
-        let _ = tokio::time::timeout(Duration::from_millis(50), source.source.next(1 << 20)).await;
-        source.status.notice()
-    });
-    let notice = notice.await;
+    // read on, as a pipeline does
+    let named = async {
+        loop {
+            let _ = tokio::time::timeout(Duration::from_millis(50), source.source.next(1 << 20)).await;
+            if let Some(notice) = source.status.notice() {
+                return notice;
+            }
+        }
+    };
+    let notice = tokio::time::timeout(Duration::from_secs(30), named).await.expect("nobody is named");
     assert!(notice.contains(&format!("pid {pid}")) && notice.contains("open for"), "{notice}");
     assert!(notice.contains(&format!("the prepared transaction '{gid}'")), "{notice}");
     outbox.insert(1000..1001).await;

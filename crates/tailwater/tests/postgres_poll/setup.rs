@@ -22,7 +22,7 @@ async fn what_a_table_lacks_is_named_with_the_statement_that_mends_it() {
             "CREATE UNIQUE INDEX ON \"public\".\"outbox\" (\"seq\")",
         ),
         ("create table outbox (a bigserial unique, b bigserial unique, k text)", "several columns", "order_column"),
-        (&format!("create view outbox as select 1::bigint as seq"), "there is no table", "create it"),
+        ("create view outbox as select 1::bigint as seq", "there is no table", "create it"),
     ] {
         let text = Polled::with(pg, table).await.refusal().await;
         assert!(text.contains(said) && text.contains(mend), "{table}: {text}");

@@ -71,9 +71,10 @@ impl Horizon {
         *self = Horizon::new();
     }
 
-    /// Nothing was left to see at the last look, and the last fresh start is that long ago.
+    /// Nothing was left to see at the last look, nobody keeps gaps open, and the last fresh start is that long ago.
     pub fn is_stale(&self, age: Duration) -> bool {
-        self.whole && self.since.elapsed() > age
+        let held = self.watched.as_ref().is_some_and(|watched| watched.since.elapsed() > Duration::from_secs(1));
+        self.whole && !held && self.since.elapsed() > age
     }
 
     pub fn cursor(&self) -> i64 {

@@ -1,6 +1,7 @@
 //! Fetching and handing over. Fetches run beside the loop, one at a time, and end in a buffer: a dropped `next` loses nothing.
 
 use super::flight::Flying;
+use super::horizon::holders;
 use super::table::SHARES;
 use super::{Core, Over, table};
 use crate::sources::postgres::copy::parse_line;
@@ -189,6 +190,12 @@ async fn fetch(core: Arc<Core>, limit: usize) -> Result<Rows, Error> {
         return Err(Error::Protocol(text));
     }
     horizon.looked(&seen, !gaps_cut, !more);
+    if cursor == i64::MIN
+        && let (Some(sequence), Some(upto)) = (core.table.sequence, horizon.to_watch())
+    {
+        // what lies before the first row is best closed at once: dead rows are there
+        horizon.watch(upto, &holders(&core.session.client, sequence).await?);
+    }
     let mut flight = core.flight();
     rows.retain(|row| flight.fetched(row.flying));
     drop(flight);

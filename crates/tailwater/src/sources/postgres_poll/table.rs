@@ -214,7 +214,7 @@ async fn indexed(
 ) -> Result<bool, Error> {
     let sql = "SELECT coalesce(bool_or(i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL), false), count(*) > 0, \
                (SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = $1), \
-               coalesce(bool_or(pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NULL)', $3::text)), false) \
+               coalesce(bool_or(pg_get_expr(i.indpred, i.indrelid) = '(' || quote_ident($3::text) || ' IS NULL)'), false) \
                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a \
                ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] WHERE i.indrelid = $1 AND a.attname = $2 AND i.indisvalid";
     let row = client.query_one(sql, &[&oid, &order, &mark]).await?;
