@@ -263,3 +263,57 @@ async fn dead_letters_that_would_run_in_circles_are_refused() {
     let queues = broker.ctl(&["list_queues", "name"]).await;
     assert!(!format!("{queues:?}").contains(&name), "nothing is made: {queues:?}");
 }
+
+/// A server whose log cannot be read, a table without an order: what polling needs is made, with the least privileges, and
+/// the program then runs with the role that was made.
+#[tokio::test]
+async fn a_polled_table_gets_its_order_its_trigger_and_a_role_without_replication() {
+    let postgres =
+        Postgres::start_with(PostgresOptions { settings: vec![("wal_level", "replica")], ..Default::default() }).await;
+    for (done, privilege) in [("delete", "GRANT DELETE ON"), ("mark\"\nmark_column = \"sent", "GRANT UPDATE (sent) ON")]
+    {
+        let scene = Scene::new(&postgres, "init_poll").await;
+        let client = scene.client().await;
+        client
+            .batch_execute("create table outbox (event_type text, idempotency_key text, payload jsonb, user_id int)")
+            .await
+            .unwrap();
+        let config = scene.config();
+        let of_log = format!("slot = \"{}\"\npublication = \"Outbox Pub\"\n", scene.database);
+        let polling = std::fs::read_to_string(&config)
+            .unwrap()
+            .replace("type = \"postgres\"", &format!("type = \"postgres-poll\"\ndone = \"{done}\""))
+            .replace(&of_log, "");
+        let init = |arguments: &[&str]| {
+            std::fs::write(&config, &polling).unwrap();
+            let url = format!("postgres://postgres@127.0.0.1:{}/{}", postgres.port(), scene.database);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+            command.arg(arguments[0]).arg("--config").arg(&config).args(&arguments[1..]);
+            Ran::of(command.env("TAILWATER_ADMIN_URL", url).stdin(Stdio::null()).output().unwrap())
+        };
+        let made = init(&["init", "--yes"]);
+        assert_eq!((made.code, made.out.contains("Done.")), (0, true), "{made:?}");
+        for part in ["ADD COLUMN seq bigint GENERATED ALWAYS", "CREATE TRIGGER tailwater_notify", privilege] {
+            assert!(made.out.contains(part), "{part} in {}", made.out);
+        }
+        assert!(!made.out.contains("REPLICATION") && !made.out.contains("PUBLICATION"), "{}", made.out);
+        let again = init(&["init", "--yes"]);
+        assert_eq!((again.code, again.out.contains("database: nothing to do")), (0, true), "{again:?}");
+
+        let before = init(&["status"]);
+        assert!(before.out.contains("nobody polls"), "{before:?}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+        command.args(["run", "--config"]).arg(&config);
+        let relay = testbed::Child::start(command);
+        let event = r#"insert into outbox values ('report.made', 'k1', '{"a": 1}', 7)"#;
+        client.batch_execute(event).await.unwrap();
+        relay.wait_for("report.made", std::time::Duration::from_secs(30)).await;
+        let left = if done == "delete" { "select from outbox" } else { "select from outbox where sent is null" };
+        let limit = std::time::Duration::from_secs(30);
+        testbed::eventually(limit, || async { client.query(left, &[]).await.unwrap().is_empty().then_some(()) }).await;
+        let running = init(&["status"]);
+        assert!(running.out.contains("elsewhere") && running.out.contains("backend pid"), "{running:?}");
+        relay.term();
+        assert_eq!(relay.wait(limit).await.code(), Some(0), "{:?}", relay.stderr());
+    }
+}

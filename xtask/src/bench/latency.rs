@@ -155,6 +155,6 @@ pub async fn write(client: tokio_postgres::Client, rate: u32, total: u64) -> Res
     Ok(late)
 }
 
-fn now_us() -> u64 {
+pub fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as u64)
 }

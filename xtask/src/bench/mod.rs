@@ -5,6 +5,7 @@
 
 mod drain;
 mod latency;
+mod poll;
 mod topic;
 
 use clap::Args;
@@ -37,6 +38,9 @@ pub struct BenchArgs {
     /// Length of the latency run, seconds; 0 leaves it out
     #[arg(long, default_value_t = 20)]
     seconds: u32,
+    /// Only polling next to the log
+    #[arg(long)]
+    polling: bool,
 }
 
 /// The programs under measurement, built in release.
@@ -57,17 +61,18 @@ struct Bench {
 pub async fn run(args: BenchArgs) -> Result<(), String> {
     let programs = build()?;
     eprintln!("start private servers …");
-    let queues = if args.no_rabbitmq { vec![] } else { args.queues.clone() };
+    let queues = if args.no_rabbitmq || args.polling { vec![] } else { args.queues.clone() };
     let bench = Bench {
         pg: Postgres::start().await,
         rabbit: if queues.is_empty() { None } else { Some(RabbitMq::start().await) },
-        kafka: if args.no_kafka { None } else { Some(Kafka::start().await) },
+        kafka: if args.no_kafka || args.polling { None } else { Some(Kafka::start().await) },
         programs,
     };
-    for per_transaction in &args.per_transaction {
+    let others = if args.polling { &[][..] } else { &args.per_transaction };
+    for per_transaction in others {
         drain::run(&bench, args.rows, *per_transaction, args.rounds, &queues).await?;
     }
-    if args.seconds > 0 {
+    if args.seconds > 0 && !args.polling {
         for queue in &queues {
             latency::run(&bench, queue, args.rate, args.seconds).await?;
         }
@@ -75,7 +80,7 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
             topic::latency(&bench, args.rate, args.seconds, exactly_once).await?;
         }
     }
-    Ok(())
+    poll::run(&bench, args.rows, args.rounds, args.rate, args.seconds).await
 }
 
 fn build() -> Result<Programs, String> {

@@ -54,7 +54,7 @@ async fn init(args: &InitArgs, name: &str, pipeline: &PipelineConfig) -> u8 {
         Ok(wanted) => wanted,
         Err(why) => return failed(name, &why),
     };
-    let plan = match postgres::plan(&client, &wanted).await {
+    let plan = match postgres::plan(&client, &wanted, &pipeline.source).await {
         Ok(plan) => plan,
         Err(error) => {
             return failed(name, &classify_sql(error, "the admin role", "the admin's database").to_string());

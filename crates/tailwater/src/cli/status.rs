@@ -157,10 +157,13 @@ fn text(report: &PipelineReport) -> String {
     let lag = report.lag_bytes.map_or_else(|| "unknown".into(), |bytes| format!("{bytes} bytes of log"));
     let running = !matches!(report.state.state.as_str(), absent::NOT_RUNNING | absent::ELSEWHERE);
     let oldest = if running { format!(", oldest open event {:.1} s", report.lag_seconds) } else { String::new() };
-    line("lag", format!("{lag}{oldest}"));
     let lsn = &report.lsn;
-    line("log", format!("server {}, received {}", or_unknown(&lsn.server), or_unknown(&lsn.received)));
-    line("confirmed", or_unknown(&lsn.confirmed));
+    // a table that is polled has no places in the log
+    if lsn.saved.as_ref().is_none_or(|saved| !saved.starts_with("poll ")) {
+        line("lag", format!("{lag}{oldest}"));
+        line("log", format!("server {}, received {}", or_unknown(&lsn.server), or_unknown(&lsn.received)));
+        line("confirmed", or_unknown(&lsn.confirmed));
+    }
     line("saved", lsn.saved.clone().unwrap_or_else(|| "nothing yet".into()));
     if running {
         let c = &report.counts;

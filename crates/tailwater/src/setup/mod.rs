@@ -12,5 +12,6 @@ pub mod broker;
 pub mod facts;
 pub mod layout;
 pub mod plan;
+pub mod poll;
 pub mod postgres;
 pub mod sql;

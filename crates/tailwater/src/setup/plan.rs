@@ -23,6 +23,8 @@ pub struct Wanted {
 pub struct WantedRole {
     pub name: String,
     pub password: Option<Secret>,
+    /// May read the log.
+    pub replication: bool,
 }
 
 /// What would be done, and what a person should know.
@@ -68,11 +70,11 @@ impl Plan {
         self.findings.iter().any(|finding| finding.severity == Severity::Problem)
     }
 
-    fn step(&mut self, statement: String) {
+    pub(super) fn step(&mut self, statement: String) {
         self.steps.push(Step::new(statement));
     }
 
-    fn problem(&mut self, text: impl Into<String>, remedy: Option<String>) {
+    pub(super) fn problem(&mut self, text: impl Into<String>, remedy: Option<String>) {
         self.findings.push(Finding { severity: Severity::Problem, text: text.into(), remedy });
     }
 
@@ -85,6 +87,7 @@ impl Plan {
 pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let mut plan = Plan::default();
     server(&mut plan, wanted, facts);
+    log(&mut plan, wanted, facts);
     match &facts.table {
         None => new_table(&mut plan, wanted, facts),
         Some(table) => existing_table(&mut plan, wanted, table),
@@ -103,7 +106,8 @@ pub fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     plan
 }
 
-fn server(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
+/// What any pipeline needs of a server.
+pub(super) fn server(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if facts.version_num < 140_000 {
         plan.problem(format!("the server is PostgreSQL {}; 14 or later is needed", facts.version_num / 10_000), None);
     }
@@ -117,6 +121,10 @@ fn server(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if facts.in_recovery {
         plan.problem("the server is a standby: connect to its primary", None);
     }
+}
+
+/// What reading the log needs.
+fn log(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if facts.wal_level != "logical" {
         let remedy = "ALTER SYSTEM SET wal_level = 'logical';  -- then restart the server".to_owned();
         plan.problem(format!("wal_level is {}: the log does not hold the rows", facts.wal_level), Some(remedy));
@@ -167,6 +175,11 @@ fn existing_table(plan: &mut Plan, wanted: &Wanted, table: &Table) {
         let remedy = format!("ALTER TABLE {} SET LOGGED;", wanted.table);
         plan.problem(format!("{} is unlogged: its rows never reach the log", wanted.table), Some(remedy));
     }
+    columns(plan, wanted, table);
+}
+
+/// The columns that the route reads.
+pub(super) fn columns(plan: &mut Plan, wanted: &Wanted, table: &Table) {
     let missing: Vec<String> =
         layout::required(&wanted.route).into_iter().filter(|name| !table.columns.contains(name)).collect();
     if !missing.is_empty() {
@@ -237,10 +250,11 @@ fn other_publications(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     }
 }
 
-fn role(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
+pub(super) fn role(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     let name = ident(&wanted.role.name);
     let Some(role) = facts.role else {
-        let statement = format!("CREATE ROLE {name} LOGIN REPLICATION");
+        let attributes = if wanted.role.replication { "LOGIN REPLICATION" } else { "LOGIN" };
+        let statement = format!("CREATE ROLE {name} {attributes}");
         let Some(password) = &wanted.role.password else {
             plan.step(statement);
             let text = format!("role {} gets no password: none is configured for the source", wanted.role.name);
@@ -258,7 +272,7 @@ fn role(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if !role.login {
         attributes.push("LOGIN");
     }
-    if !role.replication && !role.superuser {
+    if wanted.role.replication && !role.replication && !role.superuser {
         attributes.push("REPLICATION");
     }
     if !attributes.is_empty() {
@@ -266,14 +280,15 @@ fn role(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     }
     if role.superuser {
         let text = format!(
-            "role {} is a superuser; the relay needs no more than REPLICATION and SELECT on one table",
-            wanted.role.name
+            "role {} is a superuser; the relay needs no more than {} one table",
+            wanted.role.name,
+            if wanted.role.replication { "REPLICATION and SELECT on" } else { "to read and to finish rows of" }
         );
         plan.note(text, None);
     }
 }
 
-fn grants(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
+pub(super) fn grants(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if facts.role.is_some_and(|role| role.superuser) {
         return;
     }
@@ -284,11 +299,14 @@ fn grants(plan: &mut Plan, wanted: &Wanted, facts: &Facts) {
     if !facts.can_use_schema {
         plan.step(format!("GRANT USAGE ON SCHEMA {} TO {name}", ident(&wanted.table.schema)));
     }
-    // the admin owns what it creates, and needs no grant for itself
-    let owns_it = facts.table.is_none() && facts.admin == wanted.role.name;
-    if !facts.can_select && !owns_it {
+    if !facts.can_select && !owns_it(wanted, facts) {
         plan.step(format!("GRANT SELECT ON {} TO {name}", wanted.table));
     }
+}
+
+/// The admin owns what it creates, and needs no grant for itself.
+pub(super) fn owns_it(wanted: &Wanted, facts: &Facts) -> bool {
+    facts.table.is_none() && facts.admin == wanted.role.name
 }
 
 #[cfg(test)]
@@ -301,7 +319,7 @@ mod tests {
             publication: "outbox_pub".into(),
             slot: "outbox_slot".into(),
             database: "shop".into(),
-            role: WantedRole { name: "relay".into(), password: Some(Secret::new("s3'cret")) },
+            role: WantedRole { name: "relay".into(), password: Some(Secret::new("s3'cret")), replication: true },
             route: OutboxOptions {
                 route_by: "event_type".into(),
                 key_column: "idempotency_key".into(),

@@ -1,9 +1,9 @@
 //! The database part of `init`: looks, plans, and applies what was shown, all of it or nothing.
 
-use super::facts;
 use super::plan::{self, Plan, Step, Wanted, WantedRole};
 use super::sql::TableName;
-use crate::config::PipelineConfig;
+use super::{facts, poll};
+use crate::config::{PipelineConfig, SourceConfig};
 use crate::housekeeping::prune;
 use crate::sources::postgres::target::Target;
 use tokio_postgres::Client;
@@ -22,7 +22,10 @@ pub struct Refused {
 
 /// What a pipeline wants of its database. Without a configured table: the publication's only one, else `public.outbox`.
 pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted, String> {
-    let source = pipeline.source.log().ok_or("this pipeline polls its table")?;
+    let source = match &pipeline.source {
+        SourceConfig::Postgres(source) => source,
+        SourceConfig::PostgresPoll(source) => return poll::wanted(pipeline, source),
+    };
     let target = Target::resolve(&source.connection).map_err(|error| error.to_string())?;
     let table = match prune::table_of(client, pipeline).await {
         Ok(table) => table,
@@ -33,15 +36,21 @@ pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted
         publication: source.publication.clone(),
         slot: source.slot.clone(),
         database: target.dbname,
-        role: WantedRole { name: target.user, password: target.password },
+        role: WantedRole { name: target.user, password: target.password, replication: true },
         route: pipeline.route.outbox.clone(),
     })
 }
 
 /// Looks and plans; changes nothing.
-pub async fn plan(client: &Client, wanted: &Wanted) -> Result<Plan, tokio_postgres::Error> {
+pub async fn plan(client: &Client, wanted: &Wanted, source: &SourceConfig) -> Result<Plan, tokio_postgres::Error> {
     let facts = facts::look(client, wanted).await?;
-    Ok(plan::plan(wanted, &facts))
+    Ok(match source {
+        SourceConfig::Postgres(_) => plan::plan(wanted, &facts),
+        SourceConfig::PostgresPoll(source) => {
+            let found = poll::look(client, wanted, &facts, source).await?;
+            poll::plan(wanted, &facts, &found, source)
+        }
+    })
 }
 
 /// Executes the steps in one transaction.

@@ -94,9 +94,9 @@ pub(super) fn quote(name: &str) -> String {
 }
 
 async fn may(client: &Client, oid: u32, table: &str, role: &str, config: &PollConfig) -> Result<(), Error> {
-    let verb = match config.done {
-        Done::Delete => "DELETE",
-        Done::Mark => "UPDATE",
+    let (verb, grant) = match (config.done, &config.mark_column) {
+        (Done::Delete, _) => ("DELETE", "DELETE".to_owned()),
+        (Done::Mark, mark) => ("UPDATE", format!("UPDATE ({})", quote(mark.as_deref().unwrap_or_default()))),
     };
     for privilege in ["SELECT", verb] {
         // an UPDATE of one column is enough
@@ -108,7 +108,7 @@ async fn may(client: &Client, oid: u32, table: &str, role: &str, config: &PollCo
         let answer = client.query_one(&format!("SELECT {sql}"), &[&oid]).await;
         if answer.is_ok_and(|row| !row.get::<_, Option<bool>>(0).unwrap_or(true)) {
             let what = format!("role {role} may not {privilege} in {table}");
-            return Err(missing(what, format!("GRANT SELECT, {verb} ON {table} TO {};", quote(role))));
+            return Err(missing(what, format!("GRANT SELECT, {grant} ON {table} TO {};", quote(role))));
         }
     }
     Ok(())
