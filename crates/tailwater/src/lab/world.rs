@@ -90,7 +90,9 @@ pub struct World {
 impl World {
     /// Servers, databases, topics, processes.
     pub async fn set(patterns: &[Pattern]) -> Result<World, LabError> {
-        let options = KafkaOptions { proxies: 1, ..KafkaOptions::default() };
+        // a broker that was killed may come back as soon as its former session has expired
+        let settings = vec!["broker.session.timeout.ms=4000", "broker.heartbeat.interval.ms=500"];
+        let options = KafkaOptions { proxies: 1, settings, ..KafkaOptions::default() };
         let (pg, kafka) = tokio::join!(Postgres::start(), Kafka::start_with(options));
         let broker_proxy = kafka.take_proxy();
         let database_proxy = Proxy::to(([127, 0, 0, 1], pg.port()).into()).await;
