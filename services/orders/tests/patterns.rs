@@ -131,6 +131,14 @@ fn in_each_pattern_an_order_has_its_effect_once_at_both_consumers() {
 }
 
 #[test]
+fn setting_up_a_second_time_is_harmless() {
+    with_stack(async |stack| {
+        let setup = include_str!("../../../examples/orders/setup.sql");
+        stack.read().await.db.batch_execute(setup).await.unwrap();
+    });
+}
+
+#[test]
 fn an_event_that_comes_again_has_no_second_effect() {
     with_stack(async |stack| {
         let stack = &stack.read().await;
