@@ -10,7 +10,7 @@ pub use check::{POSTGRES, definitions};
 
 use super::load::Collected;
 use super::origin::Problem;
-use super::{Config, PipelineConfig, SinkConfig, debezium, validate};
+use super::{Config, KafkaConfig, PipelineConfig, SinkConfig, debezium, validate};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use tailwater_core::Failure;
@@ -56,8 +56,9 @@ pub fn pipeline(map: &Map<String, Value>, process: &Config) -> Result<Connector,
         return Err(problems.iter().map(plain).collect());
     }
     let mut pipeline = config.pipelines.into_values().next().expect("a connector is one pipeline");
-    if let SinkConfig::Kafka(sink) = &mut pipeline.sink {
-        *sink = sink.clone().or_servers_of(process.kafka.as_ref());
+    if let (SinkConfig::Kafka(sink), Some(process)) = (&mut pipeline.sink, &process.kafka) {
+        // as Connect has it from its worker: servers, log-in, and how it publishes. Only the fence is the connector's own.
+        *sink = KafkaConfig { transactional_id: None, ..process.clone() };
     }
     let decided =
         decisions.iter().map(|decision| format!("{}: {}", plain_words(&decision.key), plain_words(&decision.text)));
@@ -155,7 +156,12 @@ mod tests {
     }
 
     fn process() -> Config {
-        let kafka = super::super::KafkaConfig { bootstrap_servers: vec!["kafka:9092".into()], ..Default::default() };
+        let kafka = KafkaConfig {
+            bootstrap_servers: vec!["kafka:9092".into()],
+            exactly_once: true,
+            transactional_id: Some("shared".into()),
+            ..KafkaConfig::default()
+        };
         Config { kafka: Some(kafka), ..Config::default() }
     }
 
@@ -166,6 +172,8 @@ mod tests {
         assert_eq!((source.slot.as_str(), source.table.as_str()), ("s", "public.outbox"));
         let SinkConfig::Kafka(sink) = &connector.pipeline.sink else { panic!("not Kafka") };
         assert_eq!(sink.bootstrap_servers, ["kafka:9092"]);
+        // published as the process says; an id that connectors shared would make them fence each other
+        assert_eq!((sink.exactly_once, sink.transactional_id.as_deref()), (true, None));
     }
 
     #[test]
