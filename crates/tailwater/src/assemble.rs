@@ -1,34 +1,44 @@
 //! From configuration to parts: which source, route, sink and store a pipeline is made of. Connects to nothing.
 
 use crate::checkpoints::file::FileCheckpoints;
-use crate::config::{Config, PipelineConfig, RouteConfig, SourceConfig};
+use crate::config::{Config, PipelineConfig, RouteConfig, RouteKind, SourceConfig};
 use crate::memory::Share;
 use crate::metrics::Status;
 use crate::pipeline::{Parts, Pause};
 use crate::sinks;
-use crate::sources::postgres::PostgresSource;
+use crate::sources::postgres::{PostgresSource, TableCheck};
 use crate::sources::postgres_poll::PollSource;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tailwater_core::encode::connect::{Converter, Converters};
 use tailwater_core::route::{Compatibility, Route};
+use tailwater_core::transform::changes::{ChangeConfigError, ChangeRoute, ChangeRouter, ChangeSettings};
 use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfigError, RouteSettings};
 use tailwater_core::{Failure, OpenSource};
 use uuid::Uuid;
 
 /// All parts of one pipeline; it shares memory with nobody and is never paused, unless the caller changes that.
 pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: Arc<Status>) -> Result<Parts, Failure> {
-    let source: Arc<dyn OpenSource> = match &pipeline.source {
+    let wrong = |error: RouteError| Failure::fatal("correct the route in the configuration", error);
+    let source: Arc<dyn OpenSource>;
+    let mut database = String::new();
+    match &pipeline.source {
         SourceConfig::Postgres(postgres) => {
             let mut postgres = postgres.clone();
             // strict compatibility needs what the log does not say: defaults and NOT NULL
             postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
-            Arc::new(PostgresSource::new(postgres, status.clone()))
+            database = postgres.connection.database();
+            let mut reader = PostgresSource::new(postgres, status.clone());
+            if pipeline.route.kind == RouteKind::Changes {
+                let check = table_check(&pipeline.route, &database).map_err(|error| wrong(error.into()))?;
+                reader = reader.checking(check);
+            }
+            source = Arc::new(reader);
         }
         SourceConfig::PostgresPoll(poll) => {
-            Arc::new(PollSource::new(poll.clone(), &pipeline.route.outbox.key_column, status.clone()))
+            source = Arc::new(PollSource::new(poll.clone(), &pipeline.route.outbox.key_column, status.clone()));
         }
-    };
-    let route =
-        route(&pipeline.route).map_err(|error| Failure::fatal("correct the route in the configuration", error))?;
+    }
+    let route = route(&pipeline.route, &database).map_err(wrong)?;
     let ends = sinks::ends(name, pipeline, config, status.clone())?;
     let checkpoints = match ends.checkpoints {
         Some(checkpoints) => checkpoints,
@@ -47,18 +57,63 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
     })
 }
 
-/// The route alone: `check` builds it to find what is wrong with it.
-pub fn route(config: &RouteConfig) -> Result<Box<dyn Route>, RouteConfigError> {
+/// The route alone: `check` builds it to find what is wrong with it. `database`: what change events call it.
+pub fn route(config: &RouteConfig, database: &str) -> Result<Box<dyn Route>, RouteError> {
+    match config.kind {
+        RouteKind::Outbox => Ok(Box::new(outbox(config)?)),
+        RouteKind::Changes => Ok(Box::new(ChangeRoute::new(changes(config, database)?, converters(config)))),
+    }
+}
+
+/// What is wrong with a route, whichever kind it is of.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    #[error(transparent)]
+    Outbox(#[from] RouteConfigError),
+    #[error(transparent)]
+    Changes(#[from] ChangeConfigError),
+}
+
+fn outbox(config: &RouteConfig) -> Result<OutboxRouter, RouteConfigError> {
     let settings = RouteSettings {
         compatibility: config.compatibility,
-        key_format: config.key_format,
+        key_format: config.key_format(),
         value_format: config.value_format,
         header_format: config.header_format,
         topic_prefix: config.topic_prefix.clone(),
         only_topics: config.only_topics.clone(),
         negate: config.negate,
-        // Debezium's runId is a time-ordered UUID, new at each start.
-        context_headers: Some(ContextHeaders { run_id: Uuid::now_v7().to_string(), ..ContextHeaders::default() }),
+        context_headers: Some(context()),
     };
-    Ok(Box::new(OutboxRouter::new(&config.outbox, settings)?))
+    OutboxRouter::new(&config.outbox, settings)
+}
+
+fn changes(config: &RouteConfig, database: &str) -> Result<ChangeRouter, ChangeConfigError> {
+    let settings = ChangeSettings {
+        compatibility: config.compatibility,
+        topic_prefix: config.topic_prefix.clone(),
+        database: database.to_owned(),
+        context_headers: (config.compatibility == Compatibility::Strict).then(context),
+    };
+    ChangeRouter::new(&config.changes, &settings)
+}
+
+fn converters(config: &RouteConfig) -> Converters {
+    let converter = |format, schemas| Converter::of(format, schemas, config.compatibility);
+    Converters {
+        key: converter(config.key_format(), config.key_schemas),
+        value: converter(config.value_format, config.value_schemas),
+        header: converter(config.header_format, config.header_schemas),
+    }
+}
+
+/// Debezium's runId is a time-ordered UUID, new at each start.
+fn context() -> ContextHeaders {
+    ContextHeaders { run_id: Uuid::now_v7().to_string(), ..ContextHeaders::default() }
+}
+
+/// Judges tables as the route of change events will: what it could not write is said before the first change.
+fn table_check(config: &RouteConfig, database: &str) -> Result<TableCheck, ChangeConfigError> {
+    let router = Mutex::new(changes(config, database)?);
+    Ok(Arc::new(move |relation| router.lock().unwrap_or_else(PoisonError::into_inner).check(relation)))
 }

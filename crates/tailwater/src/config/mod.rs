@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tailwater_core::route::{Compatibility, Format};
+use tailwater_core::transform::changes::ChangeOptions;
 use tailwater_core::transform::outbox::OutboxOptions;
 pub use tailwater_kafka::KafkaConfig;
 
@@ -117,16 +118,37 @@ pub enum SinkConfig {
     Stdout,
 }
 
+/// What the rows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteKind {
+    /// Rows inserted into one table are events: `route.outbox` says how they are read.
+    #[default]
+    Outbox,
+    /// Every change of every captured table is an event, in Debezium's envelope: `route.changes`.
+    Changes,
+}
+
 /// From a row to a message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteConfig {
+    pub kind: RouteKind,
     pub compatibility: Compatibility,
     pub outbox: OutboxOptions,
-    pub key_format: Format,
+    pub changes: ChangeOptions,
+    /// `None`: text for an outbox, JSON for change events, whose keys are structs.
+    pub key_format: Option<Format>,
     pub value_format: Format,
     pub header_format: Format,
-    /// Debezium's `topic.prefix`: logical name in strict headers, and prefix of the topics that predicates look at.
+    /// `{"schema":…,"payload":…}` around a JSON key.
+    pub key_schemas: bool,
+    /// The same around a JSON body.
+    pub value_schemas: bool,
+    /// The same around JSON texts in headers.
+    pub header_schemas: bool,
+    /// Debezium's `topic.prefix`: first part of a change event's topic, logical name in strict headers, and prefix of the
+    /// topics that predicates look at.
     pub topic_prefix: String,
     /// Java regular expression over `prefix.schema.table`: only these tables are outboxes (predicate `TopicNameMatches`).
     pub only_topics: Option<String>,
@@ -208,14 +230,29 @@ impl Default for HttpConfig {
     }
 }
 
+impl RouteConfig {
+    /// Format of keys, by what is routed unless it is written.
+    pub fn key_format(&self) -> Format {
+        self.key_format.unwrap_or(match self.kind {
+            RouteKind::Outbox => Format::String,
+            RouteKind::Changes => Format::Json,
+        })
+    }
+}
+
 impl Default for RouteConfig {
     fn default() -> Self {
         RouteConfig {
+            kind: RouteKind::default(),
             compatibility: Compatibility::Default,
             outbox: OutboxOptions::default(),
-            key_format: Format::String,
+            changes: ChangeOptions::default(),
+            key_format: None,
             value_format: Format::Json,
             header_format: Format::Plain,
+            key_schemas: false,
+            value_schemas: false,
+            header_schemas: false,
             topic_prefix: "tailwater".into(),
             only_topics: None,
             negate: false,

@@ -11,7 +11,7 @@ use crate::route::Compatibility;
 use crate::transform::outbox::ContextHeaders;
 use crate::transform::outbox::java_regex::JavaRegex;
 use crate::transform::outbox::reject::stable_id;
-use crate::{Change, Event, LogicalMessage, MessageId, Operation, Relation, Row, Timestamp};
+use crate::{Change, Event, LogicalMessage, MessageId, Operation, Relation, ReplicaIdentity, Row, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -113,11 +113,8 @@ impl ChangeRouter {
         }
         let table = self.table(&row.relation)?;
         let has_old = matches!(row.operation, Operation::Update | Operation::Delete);
-        if has_old && table.key_unknown && !self.strict {
-            let (schema, name) = (&row.relation.schema, &row.relation.name);
-            return Err(format!(
-                "the key of the old row is not in the log: ALTER TABLE {schema}.{name} REPLICA IDENTITY FULL"
-            ));
+        if has_old {
+            self.knows_old_key(&table, &row.relation)?;
         }
         let place = place(change, &row.relation);
         let old = row.old.as_ref().map(|old| match old {
@@ -215,7 +212,19 @@ impl ChangeRouter {
 
     /// Whether the rows of this table can be written: what is refused, by name. For checks before the first change.
     pub fn check(&mut self, relation: &Arc<Relation>) -> Result<(), String> {
-        self.table(relation).map(drop)
+        let table = self.table(relation)?;
+        // without any identity the server itself refuses updates and deletes
+        if relation.identity == ReplicaIdentity::Nothing { Ok(()) } else { self.knows_old_key(&table, relation) }
+    }
+
+    fn knows_old_key(&self, table: &Table, relation: &Relation) -> Result<(), String> {
+        if !table.key_unknown || self.strict {
+            return Ok(());
+        }
+        let (schema, name) = (&relation.schema, &relation.name);
+        Err(format!(
+            "the key of an old row of {schema}.{name} is not in the log: ALTER TABLE {schema}.{name} REPLICA IDENTITY FULL"
+        ))
     }
 
     /// As `check`, where old rows are never asked for.

@@ -2,7 +2,7 @@
 //! these texts to people, and some look for words in them.
 
 use super::Wrong;
-use crate::config::debezium::keys::{self, Status};
+use crate::config::debezium::keys::{self, Mode, Status};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ pub fn definitions() -> Vec<Value> {
             if name.contains(['<', '*']) || all.iter().any(|known| known["name"] == name) {
                 continue;
             }
-            let (importance, text) = match key.status {
+            let (importance, text) = match key.status(Mode::Changes) {
                 Status::Works(_, text) => ("HIGH", if text.is_empty() { "Has its meaning here." } else { text }),
                 Status::Ignored(why) | Status::StrictOnly(_, why) => ("LOW", why),
                 Status::Refused(_, why) => ("LOW", why),

@@ -1,7 +1,8 @@
 //! A connector's keys, as they are posted to Kafka Connect: the same keys without the server's prefixes, and those of
 //! Connect itself.
 
-use super::{Collected, Entry, Mapper};
+use super::keys::Mode;
+use super::{Collected, Entry, Front, Mapper};
 use crate::config::origin::{Notice, Origin, Problem};
 use std::collections::BTreeMap;
 
@@ -59,32 +60,50 @@ pub fn read_connector(written: &BTreeMap<String, String>, collected: &mut Collec
             header = Some(entry);
         } else if let Some((part, rest)) = key.split_once(".converter.") {
             entries.insert(format!("debezium.format.{part}.{rest}"), entry);
+        } else if let Some(own) = key.strip_prefix("tailwater.") {
+            if own == "state_dir" || ["http.", "pipelines.", "kafka."].iter().any(|part| own.starts_with(part)) {
+                let text = format!("`{key}` belongs to the process's own configuration");
+                collected.problems.push(Problem::at(&origin, text));
+            }
+            entries.insert(key.clone(), entry);
         } else if key == "connector.class" || !keys_of_chain(key) {
             entries.insert(format!("debezium.source.{key}"), entry);
         } else {
             entries.insert(format!("debezium.{key}"), entry);
         }
     }
-    // a converter that is configured without `schemas.enable` has schemas in Connect; one that is not is the worker's: ours has none
-    for part in ["key", "value"] {
-        let converter = format!("debezium.format.{part}");
-        let schemas = format!("{converter}.schemas.enable");
-        if entries.get(&converter).is_none_or(|entry| entry.value != "json") {
-            entries.remove(&schemas);
-        } else {
-            let default = || Entry { value: "true".into(), origin: Origin::Chosen("Connect's default") };
-            entries.entry(schemas).or_insert_with(default);
-        }
-    }
-    let mut mapper = Mapper { entries, strict: false, collected };
+    schemas(&mut entries, header.as_ref());
+    let strict = written.get("tailwater.compatibility").is_some_and(|value| value.trim() == "strict");
+    let mut mapper = Mapper { entries, strict, mode: Mode::Outbox, front: Front::Connect, collected };
     mapper.class_by_short_name();
     mapper.expand_values(&[]);
+    mapper.mode = mapper.mode();
     mapper.sort_out();
+    mapper.own_settings();
     mapper.source();
     mapper.set("sink.type", "kafka", Origin::Chosen("a connector's sink is Kafka"));
     mapper.formats();
     mapper.header_converter(header);
     mapper.transforms();
+}
+
+/// A converter that is configured without `schemas.enable` has schemas in Connect; one that is not is the worker's: ours has
+/// none.
+fn schemas(entries: &mut BTreeMap<String, Entry>, header: Option<&Entry>) {
+    let json_headers = header.is_some_and(|entry| entry.value.trim().ends_with(".JsonConverter"));
+    let is_json = |part: &str, entries: &BTreeMap<String, Entry>| match part {
+        "header" => json_headers,
+        _ => entries.get(&format!("debezium.format.{part}")).is_some_and(|entry| entry.value == "json"),
+    };
+    for part in ["key", "value", "header"] {
+        let key = format!("debezium.format.{part}.schemas.enable");
+        if is_json(part, entries) {
+            let default = || Entry { value: "true".into(), origin: Origin::Chosen("Connect's default") };
+            entries.entry(key).or_insert_with(default);
+        } else {
+            entries.remove(&key);
+        }
+    }
 }
 
 fn keys_of_chain(key: &str) -> bool {
@@ -115,5 +134,9 @@ impl Mapper<'_> {
             }
         };
         self.set("route.header_format", format, entry.origin);
+        if format == "json" && self.is_true("debezium.format.header.schemas.enable") {
+            let origin = self.origin("debezium.format.header.schemas.enable");
+            self.set("route.header_schemas", "true", origin);
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! `debezium.format.*`: converters of value, key and headers.
 
 use super::super::origin::Origin;
-use super::Mapper;
+use super::keys::Mode;
+use super::{Front, Mapper};
 
 const VALUE: &str = "debezium.format.value";
 const KEY: &str = "debezium.format.key";
 const HEADER: &str = "debezium.format.header";
-const LATER: &str = "the schema wrapper (schemas.enable=true) comes with a later version: write false";
+const STRICT: Origin = Origin::Chosen("strict compatibility");
 
 impl Mapper<'_> {
     pub(super) fn formats(&mut self) {
@@ -58,65 +59,60 @@ impl Mapper<'_> {
             let origin = self.origin(VALUE);
             self.set("route.value_format", format, origin);
         }
-        if format.unwrap_or("json") != "json" {
-            return;
+        if format.unwrap_or("json") == "json" && !self.wrap(VALUE, "route.value_schemas") {
+            let key = self.schemas(VALUE).1;
+            self.decide(&key, "the body has no schema wrapper (Debezium: {\"schema\":…,\"payload\":…} unless false)");
         }
-        match self.schemas(VALUE) {
-            (Some(true), key) => self.problem(&key, LATER),
-            (Some(false), _) => {}
-            (None, key) if self.strict => self.problem(&key, format!("strict compatibility: {LATER}")),
-            (None, key) => self
-                .decide(&key, "the body has no schema wrapper (Debezium: {\"schema\":…,\"payload\":…} unless false)"),
+    }
+
+    /// Sets what is written about a converter's schemas, in strict compatibility also what is not; false: nothing was written.
+    fn wrap(&mut self, converter: &str, part: &str) -> bool {
+        let (schemas, key) = self.schemas(converter);
+        let origin = if schemas.is_some() { self.origin(&key) } else { STRICT };
+        let known = schemas.is_some() || self.strict;
+        if known {
+            self.set(part, if schemas.unwrap_or(true) { "true" } else { "false" }, origin);
         }
+        known
     }
 
     fn key_format(&mut self) {
         let format = self.converter(KEY);
         let by_key =
             self.value("debezium.sink.rabbitmq.routingKey.source").is_some_and(|s| s.eq_ignore_ascii_case("key"));
-        let chosen = format.unwrap_or(if self.strict { "json" } else { "string" });
+        let seen = by_key || self.front == Front::Connect || self.value("debezium.sink.type") == Some("kafka");
+        let text = self.mode == Mode::Outbox && !self.strict;
+        let chosen = format.unwrap_or(if text { "string" } else { "json" });
         if format.is_some() || self.strict {
-            let origin = match self.origin(KEY) {
-                Origin::Default => Origin::Chosen("strict compatibility"),
-                origin => origin,
-            };
+            let origin = if format.is_some() { self.origin(KEY) } else { STRICT };
             self.set("route.key_format", chosen, origin);
         }
-        if !by_key {
-            return;
+        if chosen == "json" && !self.wrap(KEY, "route.key_schemas") && seen {
+            let key = self.schemas(KEY).1;
+            self.decide(&key, "the key has no schema wrapper (Debezium: {\"schema\":…,\"payload\":…} unless false)");
         }
-        match self.schemas(KEY) {
-            (Some(true), key) if chosen == "json" => self.problem(&key, LATER),
-            (None, key) if self.strict && chosen == "json" => {
-                self.problem(&key, format!("strict compatibility: {LATER}"));
-            }
-            _ if format.is_none() && !self.strict => {
-                self.decide(KEY, "the key is plain text, without quotes and schema, as a routing key should be");
-            }
-            _ => {}
+        if format.is_none() && text && seen {
+            self.decide(KEY, "the key is plain text, without quotes and schema, as a routing key should be");
         }
     }
 
     fn header_format(&mut self) {
-        let format = self.converter(HEADER);
-        let (schemas, key) = self.schemas(HEADER);
-        match (schemas, format, self.strict) {
-            (Some(true), ..) => self.problem(&key, LATER),
-            (None, _, true) => self.problem(&key, format!("strict compatibility: {LATER}")),
-            (_, None, false) => {
-                let text =
-                    "headers are plain values (Debezium: JSON texts, with quotes and schema); json keeps JSON texts";
-                self.decide(HEADER, text);
-            }
-            (None, Some(_), false) => self.decide(&key, "the JSON texts in headers have no schema wrapper"),
-            (Some(false), ..) => {}
+        if self.front == Front::Connect {
+            return;
         }
-        if format.is_some() || self.strict {
-            let origin = match self.origin(HEADER) {
-                Origin::Default => Origin::Chosen("strict compatibility"),
-                origin => origin,
-            };
-            self.set("route.header_format", "json", origin);
+        let format = self.converter(HEADER);
+        let own =
+            self.value(&format!("{HEADER}.schemas.enable")).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        if format.is_none() && !self.strict && !own {
+            let text = "headers are plain values (Debezium: JSON texts, with quotes and schema); json keeps JSON texts";
+            return self.decide(HEADER, text);
+        }
+        let written = if format.is_some() { HEADER.to_owned() } else { format!("{HEADER}.schemas.enable") };
+        let origin = if self.value(&written).is_some() { self.origin(&written) } else { STRICT };
+        self.set("route.header_format", "json", origin);
+        if !self.wrap(HEADER, "route.header_schemas") {
+            let key = self.schemas(HEADER).1;
+            self.decide(&key, "the JSON texts in headers have no schema wrapper");
         }
     }
 }

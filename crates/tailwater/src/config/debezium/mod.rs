@@ -10,6 +10,7 @@ mod kafka;
 pub mod keys;
 mod rabbitmq;
 mod source;
+mod tables;
 mod transforms;
 
 pub use connect::read_connector;
@@ -19,7 +20,7 @@ use super::flags::PIPELINE;
 use super::load::Collected;
 use super::origin::{Decision, Notice, Origin, Problem};
 use super::{properties, settings};
-use keys::{How, Status};
+use keys::{How, Mode, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,8 +53,9 @@ pub fn read(file: &str, text: &str, environment: &[(String, String)], collected:
     }
     overlay(&mut entries, environment, &mut collected.notices);
     let strict = entries.get("tailwater.compatibility").is_some_and(|entry| entry.value.trim() == "strict");
-    let mut mapper = Mapper { entries, strict, collected };
+    let mut mapper = Mapper { entries, strict, mode: Mode::Outbox, front: Front::Server, collected };
     mapper.expand_values(environment);
+    mapper.mode = mapper.mode();
     mapper.sort_out();
     mapper.own_settings();
     mapper.source();
@@ -73,7 +75,16 @@ struct Entry {
 struct Mapper<'a> {
     entries: BTreeMap<String, Entry>,
     strict: bool,
+    mode: Mode,
+    front: Front,
     collected: &'a mut Collected,
+}
+
+/// Whose keys are read: what is absent has other defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Front {
+    Server,
+    Connect,
 }
 
 /// Variables replace what the file says. A name loses dots, dashes and capitals; known keys get them back.
@@ -187,7 +198,8 @@ impl Mapper<'_> {
             // blanks at the end belong to a password
             let keep = written.ends_with("password");
             let value = if keep { entry.value.clone() } else { entry.value.trim().to_owned() };
-            match key.status {
+            match key.status(self.mode) {
+                Status::Works(How::Word(part), _) => self.set(part, &value.to_lowercase(), entry.origin),
                 Status::Works(How::At(part), _) => self.set(part, &value, entry.origin),
                 Status::Works(How::Millis(part), _) => self.set(part, &format!("{value}ms"), entry.origin),
                 Status::Works(How::Seconds(part), _) => self.set(part, &format!("{value}s"), entry.origin),

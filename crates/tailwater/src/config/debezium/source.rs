@@ -1,26 +1,47 @@
-//! The PostgreSQL side of a file: connector, slot, publication, which table is the outbox, what the first start reads.
+//! The PostgreSQL side of a file: connector, slot, publication, what the first start reads.
 
 use super::super::origin::Origin;
 use super::super::settings::nearest;
 use super::Mapper;
+use super::keys::Mode;
 
 const POSTGRES: &str = "io.debezium.connector.postgresql.PostgresConnector";
-const TABLES: &str = "debezium.source.table.include.list";
-const SCHEMAS: &str = "debezium.source.schema.include.list";
+const AUTOCREATE: &str = "debezium.source.publication.autocreate.mode";
+const AUTOCREATE_MODES: [&str; 4] = ["all_tables", "disabled", "filtered", "no_tables"];
 const SNAPSHOT: &str = "debezium.source.snapshot.mode";
 
 impl Mapper<'_> {
     pub(super) fn source(&mut self) {
         self.connector();
         self.defaults();
-        self.publication();
-        self.table();
         self.snapshot();
-        if self
-            .value("debezium.source.skipped.operations")
-            .is_some_and(|list| list.split(',').any(|op| op.trim() == "c"))
-        {
+        match self.mode {
+            Mode::Outbox => self.outbox(),
+            Mode::Changes => self.changes(),
+        }
+    }
+
+    fn outbox(&mut self) {
+        self.publication_of_outbox();
+        self.table();
+        let skipped = self.value("debezium.source.skipped.operations");
+        if skipped.is_some_and(|list| list.split(',').any(|op| op.trim() == "c")) {
             self.problem("debezium.source.skipped.operations", "`c` would skip every event: inserts are the events");
+        }
+    }
+
+    fn changes(&mut self) {
+        self.set("route.kind", "changes", Origin::Chosen("the file has no outbox event router alone"));
+        // without a filter there every message is an event
+        self.set("source.messages", "true", Origin::Chosen("as Debezium reads logical messages"));
+        self.publication_of_changes();
+        const UNAVAILABLE: &str = "debezium.source.unavailable.value.placeholder";
+        if let Some(text) = self.value(UNAVAILABLE).map(str::to_owned) {
+            if text.starts_with("hex:") {
+                self.problem(UNAVAILABLE, "bytes written as `hex:…` are not supported: write a text");
+            }
+            let origin = self.origin(UNAVAILABLE);
+            self.set("route.changes.unavailable_value", &text, origin);
         }
     }
 
@@ -65,87 +86,46 @@ impl Mapper<'_> {
         }
     }
 
-    fn publication(&mut self) {
-        const MODE: &str = "debezium.source.publication.autocreate.mode";
-        const MODES: [&str; 4] = ["all_tables", "disabled", "filtered", "no_tables"];
-        match self.value(MODE).map(str::to_owned) {
-            Some(mode) if mode == "disabled" => {}
-            Some(mode) if !MODES.contains(&mode.as_str()) => {
-                let hint = nearest(&mode, MODES.into_iter()).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
-                self.problem(MODE, format!("`{mode}` is none of {}{hint}", MODES.join(", ")));
-            }
-            _ => self.decide(
-                MODE,
+    /// The mode as written; a word that is none is a problem.
+    fn autocreate(&mut self) -> Option<String> {
+        let mode = self.value(AUTOCREATE)?.to_lowercase();
+        if !AUTOCREATE_MODES.contains(&mode.as_str()) {
+            let near = nearest(&mode, AUTOCREATE_MODES.into_iter());
+            let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+            self.problem(AUTOCREATE, format!("`{mode}` is none of {}{hint}", AUTOCREATE_MODES.join(", ")));
+        }
+        Some(mode)
+    }
+
+    fn publication_of_outbox(&mut self) {
+        if !matches!(self.autocreate().as_deref(), Some("disabled")) {
+            self.decide(
+                AUTOCREATE,
                 "the publication is expected to exist: `tailwater init` creates it for the outbox only, inserts only (Debezium: \
                  created at start, by default for all tables, which needs a superuser)",
-            ),
+            );
         }
     }
 
-    /// Which table is the outbox.
-    fn table(&mut self) {
-        let schema = self.schema();
-        let Some(list) = self.value(TABLES).map(str::to_owned) else {
-            let schema_name = schema.unwrap_or_else(|| "public".into());
-            let table = format!("{schema_name}.outbox");
-            self.set("source.table", &table, Origin::Chosen("debezium.source.table.include.list is absent"));
-            self.decide(TABLES, format!("the outbox is the table {table}, since the file names none"));
-            return;
-        };
-        let written: Vec<String> =
-            list.split(',').map(|part| part.trim().to_owned()).filter(|p| !p.is_empty()).collect();
-        let named: Vec<Option<String>> = written.iter().map(|part| literal(part)).collect();
-        let chosen = match named.as_slice() {
-            [Some(one)] => Some(one.clone()),
-            many => {
-                let by_predicate = self.predicate_table();
-                many.iter().flatten().find(|table| Some(*table) == by_predicate.as_ref()).cloned()
+    fn publication_of_changes(&mut self) {
+        let origin = self.origin(AUTOCREATE);
+        match self.autocreate().as_deref() {
+            Some("no_tables") => {
+                self.problem(
+                    AUTOCREATE,
+                    "`no_tables` would publish nothing: write filtered, or disabled and create it",
+                );
             }
-        };
-        let origin = self.origin(TABLES);
-        match chosen {
-            Some(table) => {
-                if let Some(schema) = schema
-                    && table.split('.').next() != Some(&schema)
-                {
-                    self.problem(SCHEMAS, format!("the outbox {table} is not in schema {schema}"));
-                }
-                if written.len() > 1 {
-                    self.decide(TABLES, format!("only {table} is read: the router would fail on rows of the others"));
-                }
-                self.set("source.table", &table, origin);
-            }
+            Some(mode) => self.set("source.publication_autocreate", mode, origin),
             None => {
-                let text = format!("`{list}` does not say which table is the outbox: write one, as schema.table");
-                self.problem(TABLES, text);
-                // a name in its place, so that this is the only complaint
-                self.set("source.table", "outbox", Origin::Default);
+                self.set("source.publication_autocreate", "filtered", Origin::Chosen("the key is absent"));
+                self.decide(
+                    AUTOCREATE,
+                    "a publication that is missing is made for the captured tables (Debezium: for all tables, which needs a \
+                     superuser, and forbids updates and deletes of every table without a primary key)",
+                );
             }
         }
-    }
-
-    fn schema(&mut self) -> Option<String> {
-        let list = self.value(SCHEMAS)?.to_owned();
-        match literal(&list) {
-            Some(schema) if !schema.contains(['.', ',']) => Some(schema),
-            _ if self.value(TABLES).is_some() => None,
-            _ => {
-                self.problem(SCHEMAS, format!("`{list}` does not say where the outbox is: add {TABLES}=schema.table"));
-                None
-            }
-        }
-    }
-
-    /// The table that the router's predicate names, if it names one.
-    fn predicate_table(&self) -> Option<String> {
-        let alias = self.value("debezium.transforms")?;
-        if self.is_true(&format!("debezium.transforms.{alias}.negate")) {
-            return None;
-        }
-        let predicate = self.value(&format!("debezium.transforms.{alias}.predicate"))?;
-        let topic = literal(self.value(&format!("debezium.predicates.{predicate}.pattern"))?)?;
-        let prefix = self.value("debezium.source.topic.prefix").unwrap_or_default();
-        topic.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned)
     }
 
     fn snapshot(&mut self) {
@@ -153,7 +133,7 @@ impl Mapper<'_> {
         let origin = self.origin(SNAPSHOT);
         match mode.as_deref() {
             None => {
-                let text = "rows that are in the outbox at the first start are published, as Debezium does (`initial`)";
+                let text = "rows that are there at the first start are published, as Debezium does (`initial`)";
                 self.decide(SNAPSHOT, text);
             }
             Some("initial") => self.set("source.snapshot", "initial", origin),
@@ -175,23 +155,4 @@ impl Mapper<'_> {
             Some(other) => self.problem(SNAPSHOT, format!("`{other}` is not supported: write initial or no_data")),
         }
     }
-}
-
-/// The only text that a regular expression of an include list matches, if it is that simple.
-pub(super) fn literal(pattern: &str) -> Option<String> {
-    let mut out = String::new();
-    let mut chars = pattern.trim().chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some(escaped) if !escaped.is_ascii_alphanumeric() => out.push(escaped),
-                _ => return None,
-            },
-            // a dot followed by a quantifier is meant as a pattern, a single one as itself
-            '.' if matches!(chars.peek(), Some('*' | '+' | '?' | '{')) => return None,
-            '*' | '+' | '?' | '[' | ']' | '(' | ')' | '{' | '}' | '|' | '^' | '$' | ',' => return None,
-            c => out.push(c),
-        }
-    }
-    (!out.is_empty()).then_some(out)
 }

@@ -1,7 +1,7 @@
 //! The transform chain of a file: exactly the outbox event router, at most behind a `TopicNameMatches` predicate.
 
 use super::super::origin::Origin;
-use super::keys::{self, How, Status};
+use super::keys::{self, How, Mode, Status};
 use super::{Entry, Mapper};
 
 const LIST: &str = "debezium.transforms";
@@ -9,10 +9,20 @@ const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
 const TOPIC_NAME_MATCHES: &str = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches";
 
 impl Mapper<'_> {
+    /// What the file is for, by its transforms: the router alone reads an outbox, everything else change events.
+    pub(super) fn mode(&self) -> Mode {
+        let aliases = names(self.value(LIST));
+        let is_router = |alias: &String| self.value(&format!("{LIST}.{alias}.type")) == Some(ROUTER);
+        if aliases.iter().any(is_router) { Mode::Outbox } else { Mode::Changes }
+    }
+
     pub(super) fn transforms(&mut self) {
         let aliases: Vec<String> = names(self.value(LIST));
-        if aliases.is_empty() {
-            let text = format!("is missing: plain change events are not part of this version, write {LIST}=outbox");
+        let prefix = format!("{LIST}.");
+        let lost = self.entries.iter().find(|(key, entry)| key.starts_with(&prefix) && entry.value.trim() == ROUTER);
+        if let Some((key, _)) = lost.filter(|_| aliases.is_empty()) {
+            let alias = key[prefix.len()..].trim_end_matches(".type");
+            let text = format!("is missing, but `{key}` is there: write {LIST}={alias}");
             return self.problem(LIST, text);
         }
         let mut router = None;
@@ -60,13 +70,14 @@ impl Mapper<'_> {
             .map(|(k, e)| (k.clone(), e.clone()))
             .collect();
         for (key, entry) in options {
-            let Some(keys::Key { status: Status::Works(How::Router(field), _), .. }) = keys::find(&key) else {
+            let Some(Status::Works(How::Router(field), _)) = keys::find(&key).map(|key| key.status(Mode::Outbox))
+            else {
                 continue;
             };
             // booleans and words are taken in capitals too; everything else as it stands
             let lower = entry.value.trim().to_lowercase();
-            let word = matches!(*field, "expand_json" | "tombstone_on_empty" | "missing_column" | "on_update")
-                || matches!(*field, "json_null" | "json_empty_array" | "field_name_adjustment");
+            let word = matches!(field, "expand_json" | "tombstone_on_empty" | "missing_column" | "on_update")
+                || matches!(field, "json_null" | "json_empty_array" | "field_name_adjustment");
             let value = if word { lower } else { entry.value.trim().to_owned() };
             self.set(&format!("route.outbox.{field}"), &value, entry.origin);
         }

@@ -1,6 +1,7 @@
 //! What only the catalog knows of a table: its columns before the first change, defaults, type names.
 
-use super::capture::Table;
+use super::TableCheck;
+use super::capture::{Captured, Table};
 use super::client::Client;
 use super::failure::Error;
 use super::shared::shared;
@@ -55,6 +56,16 @@ pub(super) async fn describe(client: &mut Client, table: &Table, with_facts: boo
     }
     let order_by = number_key.or_else(|| time_column(&relation));
     Ok(Described { relation, order_by })
+}
+
+/// Asks of every captured table whether its rows can be published: all that is wrong at once, before anything is read.
+pub(super) async fn check(client: &mut Client, captured: &Captured, check: &TableCheck) -> Result<(), Error> {
+    let mut reasons = Vec::new();
+    for table in captured.tables() {
+        let described = describe(client, table, true).await?;
+        reasons.extend(check(&Arc::new(described.relation)).err());
+    }
+    if reasons.is_empty() { Ok(()) } else { Err(Error::Unfit(reasons.join("; "))) }
 }
 
 /// Every column that is in the stream (generated ones are not), and all we want to know of it.

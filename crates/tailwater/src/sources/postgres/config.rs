@@ -1,5 +1,6 @@
 //! How to reach the database and which slot to read. The one place where these settings are defined.
 
+use super::target::Target;
 use crate::config::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -26,11 +27,18 @@ pub struct PostgresConfig {
     pub snapshot: Snapshot,
     /// Prefix of logical messages to read (`pg_logical_emit_message`); none: messages are not asked for.
     pub message_prefix: Option<String>,
+    /// Read logical messages of every prefix: for change events, whose route filters them. Not together with `message_prefix`.
+    pub messages: bool,
     /// Look up column defaults in the catalog (strict compatibility needs them).
     pub catalog: bool,
 }
 
 impl PostgresConfig {
+    /// Whether the server is asked for logical messages.
+    pub fn wants_messages(&self) -> bool {
+        self.messages || self.message_prefix.is_some()
+    }
+
     /// Whether the catalog's part of every table's description is wanted: for change events always.
     pub fn wants_catalog(&self) -> bool {
         self.catalog || self.table.is_empty()
@@ -60,6 +68,13 @@ pub struct Connection {
     pub target_session_attrs: Option<String>,
     #[serde(with = "crate::config::duration::option")]
     pub connect_timeout: Option<Duration>,
+}
+
+impl Connection {
+    /// The database's name; empty where the settings make no sense (which is said when they are used).
+    pub fn database(&self) -> String {
+        Target::resolve(self).map(|target| target.dbname).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

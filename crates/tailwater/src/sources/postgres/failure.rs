@@ -46,6 +46,9 @@ pub enum Error {
     /// Something that must be there before the first start is not.
     #[error("{what}")]
     Missing { what: String, hint: String },
+    /// Captured tables whose rows cannot be published as change events.
+    #[error("{0}")]
+    Unfit(String),
     /// Events may be missing for good if we simply went on.
     #[error("gap possible: {what}")]
     Gap { what: String, hint: String },
@@ -142,6 +145,11 @@ pub fn classify(error: Error, names: &Names) -> Failure {
         Error::Position(_) => Failure::fatal(
             "the state file was written by something else or damaged: put back the right one, or, to begin again at the \
              slot's own position (events may repeat), move it away",
+            error,
+        ),
+        Error::Unfit(_) => Failure::fatal(
+            "leave out the column (column.exclude.list, `route.changes.column_exclude`) or the table (table.exclude.list, \
+             `source.tables.exclude`), or alter the table, and start again",
             error,
         ),
         Error::Gap { hint, .. } | Error::Missing { hint, .. } => Failure::fatal(hint.clone(), error),

@@ -38,18 +38,28 @@ use open::{Begin, Opening};
 use snapshot::{After, Rows};
 use std::sync::Arc;
 use stream::Stream;
-use tailwater_core::{Batch, Confirm, Failure, OpenSource, Position, Source};
+use tailwater_core::{Batch, Confirm, Failure, OpenSource, Position, Relation, Source};
+
+/// Whether rows of a table can be published; the reason if not.
+pub type TableCheck = Arc<dyn Fn(&Arc<Relation>) -> Result<(), String> + Send + Sync>;
 
 /// A slot of a PostgreSQL server, to be opened as often as needed.
 pub struct PostgresSource {
     config: PostgresConfig,
     status: Arc<Status>,
+    check: Option<TableCheck>,
 }
 
 impl PostgresSource {
     /// Connects to nothing yet. Reports on `status` what it waits for.
     pub fn new(config: PostgresConfig, status: Arc<Status>) -> Self {
-        PostgresSource { config, status }
+        PostgresSource { config, status, check: None }
+    }
+
+    /// Asks this of every captured table when the source is opened: a no refuses to start.
+    #[must_use]
+    pub fn checking(self, check: TableCheck) -> Self {
+        PostgresSource { check: Some(check), ..self }
     }
 }
 
@@ -58,7 +68,8 @@ impl OpenSource for PostgresSource {
     async fn open(&self, from: Option<Position>) -> Result<(Box<dyn Source>, Arc<dyn Confirm>), Failure> {
         // Switched from polling to the log: rows that are still in the table are the snapshot's, or the slot has them.
         let from = from.filter(|position| !position.as_str().starts_with("poll "));
-        let (begin, confirm, opening) = open::open(&self.config, from, self.status.clone()).await?;
+        let (begin, confirm, opening) =
+            open::open(&self.config, from, self.check.as_ref(), self.status.clone()).await?;
         let phase = match begin {
             Begin::Stream(stream) => Phase::Stream(stream),
             Begin::Snapshot(rows) => Phase::Rows(rows),

@@ -16,9 +16,9 @@ use super::feedback::{self, Confirmer, Link};
 use super::filter::Filter;
 use super::position::{Inside, PgPosition, Place};
 use super::slot::{self, Slot, System};
-use super::stream::{Origin, Stream, status_interval};
+use super::stream::{Messages, Origin, Stream, status_interval};
 use super::target::Target;
-use super::{publication, snapshot, standby, watch};
+use super::{TableCheck, catalog, publication, snapshot, standby, watch};
 use crate::metrics::{State, Status};
 use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::backend::Message;
@@ -66,11 +66,12 @@ pub(super) fn names(config: &PostgresConfig, target: &Target) -> Names {
 pub(super) async fn open(
     config: &PostgresConfig,
     from: Option<Position>,
+    check: Option<&TableCheck>,
     status: Arc<Status>,
 ) -> Result<(Begin, Arc<dyn Confirm>, Opening), Failure> {
     let target = Target::resolve(&config.connection).map_err(|error| classify(error, &Names::default()))?;
     let names = names(config, &target);
-    let opened = open_inner(config, from, target, &names, status.clone()).await;
+    let opened = open_inner(config, from, check, target, &names, status.clone()).await;
     opened.map_err(|error| conclude(error, &names, &status))
 }
 
@@ -88,6 +89,7 @@ pub(super) fn conclude(error: Error, names: &Names, status: &Status) -> Failure 
 async fn open_inner(
     config: &PostgresConfig,
     from: Option<Position>,
+    check: Option<&TableCheck>,
     target: Target,
     names: &Names,
     status: Arc<Status>,
@@ -105,6 +107,9 @@ async fn open_inner(
         let found = slot::find(&mut client, &config.slot).await?;
         let reading = found.is_some() || saved.is_some();
         let captured = Arc::new(publication::prepare(&mut client, config, &filter, names, reading).await?);
+        if let Some(check) = check {
+            catalog::check(&mut client, &captured, check).await?;
+        }
         // The SQL session beside the stream must ask the very server that streams.
         let target = Target { endpoints: vec![client.endpoint.clone()], ..target.clone() };
         let (config, names, filter) = (config.clone(), names.clone(), filter.clone());
@@ -232,7 +237,7 @@ pub(super) async fn start(
         system_id: system.id,
         timeline: system.timeline,
         question: slot::question(config),
-        message_prefix: config.message_prefix.clone(),
+        messages: Messages::of(config),
         saved: saved.map(|saved| saved.place),
         place,
         skip,

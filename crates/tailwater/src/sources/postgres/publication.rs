@@ -103,7 +103,7 @@ fn judge(
     publication: &Publication,
     captured: &Captured,
 ) -> Result<(), Error> {
-    if captured.is_empty() && config.message_prefix.is_none() {
+    if captured.is_empty() && !config.wants_messages() {
         let what = format!("publication `{}` has no table that matches {}", config.publication, filter.describe());
         if !publication.open {
             let hint = format!("ALTER PUBLICATION {} ADD TABLE …;", sql_identifier(&names.publication));

@@ -141,7 +141,7 @@ pub fn start_sql(config: &PostgresConfig, from: u64) -> String {
 
 fn start_options(config: &PostgresConfig) -> String {
     let publication = escape_literal(&escape_identifier(&config.publication));
-    let messages = if config.message_prefix.is_some() { ", messages 'true'" } else { "" };
+    let messages = if config.wants_messages() { ", messages 'true'" } else { "" };
     format!("proto_version '1', publication_names {}{messages}", publication.trim_start())
 }
 

@@ -4,6 +4,7 @@
 //! Caught up it reads at once. Not here: what is told to the server (`feedback.rs`).
 
 use super::client::{frame_length, server_error, server_message};
+use super::config::PostgresConfig;
 use super::failure::Error;
 use super::feedback::Link;
 use super::filter::Filter;
@@ -46,7 +47,8 @@ pub(super) struct Stream {
     timeline: u32,
     /// See `slot::question`.
     question: u32,
-    message_prefix: Option<Bytes>,
+    /// Which logical messages are taken.
+    messages: Messages,
     /// Everything before it was handed over, outside any transaction.
     place: u64,
     /// Settled before we were opened: not handed over again.
@@ -75,7 +77,7 @@ pub(super) struct Origin {
     pub system_id: u64,
     pub timeline: u32,
     pub question: u32,
-    pub message_prefix: Option<String>,
+    pub messages: Messages,
     /// What is saved.
     pub saved: Option<Place>,
     pub place: u64,
@@ -84,6 +86,31 @@ pub(super) struct Origin {
     pub look_up: bool,
     /// Which tables are captured, where the publication may have others too.
     pub filter: Option<Arc<Filter>>,
+}
+
+/// Logical messages that are handed over.
+pub(super) enum Messages {
+    None,
+    Of(Bytes),
+    All,
+}
+
+impl Messages {
+    pub fn of(config: &PostgresConfig) -> Messages {
+        match &config.message_prefix {
+            Some(prefix) => Messages::Of(Bytes::copy_from_slice(prefix.as_bytes())),
+            None if config.messages => Messages::All,
+            None => Messages::None,
+        }
+    }
+
+    fn take(&self, prefix: &[u8]) -> bool {
+        match self {
+            Messages::None => false,
+            Messages::Of(wanted) => *wanted == *prefix,
+            Messages::All => true,
+        }
+    }
 }
 
 impl Stream {
@@ -99,7 +126,7 @@ impl Stream {
             system_id: origin.system_id,
             timeline: origin.timeline,
             question: origin.question,
-            message_prefix: origin.message_prefix.map(Bytes::from),
+            messages: origin.messages,
             place: origin.place,
             skip: origin.skip,
             reported,
@@ -265,13 +292,12 @@ impl Stream {
             self.link.note_received(change.commit.end_lsn);
         }
         let settled = self.skip.is_some_and(|skip| skip.commit == change.commit.lsn && change.ordinal < skip.ordinal);
-        let wanted = match (&change.event, &self.message_prefix) {
-            (Event::Message(message), Some(prefix)) => message.prefix == *prefix,
-            (Event::Message(_), None) => false,
-            (Event::Row(Row { relation, .. }) | Event::Truncate { relation, .. }, _) => {
+        let wanted = match &change.event {
+            Event::Message(message) => self.messages.take(&message.prefix),
+            Event::Row(Row { relation, .. }) | Event::Truncate { relation, .. } => {
                 self.ignored.is_empty() || !self.ignored.contains(&relation.oid)
             }
-            (Event::Undecodable { .. }, _) => true,
+            Event::Undecodable { .. } => true,
         };
         if !settled && wanted {
             *size += length + held_bytes(&change);

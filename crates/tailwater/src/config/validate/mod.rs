@@ -1,12 +1,12 @@
 //! What types cannot say: slot names, limits, combinations. Everything that is wrong, at once, each at its origin.
 
+mod route;
+
 use super::origin::{Origins, Problem};
-use super::{Config, KafkaConfig, OnRejected, PipelineConfig, SinkConfig, SourceConfig};
-use crate::assemble;
+use super::{Config, KafkaConfig, OnRejected, PipelineConfig, RouteKind, SinkConfig, SourceConfig};
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sources::postgres::config::PostgresConfig;
 use crate::sources::postgres::filter::Filter;
-use tailwater_core::transform::outbox::RouteConfigError;
 
 /// All problems of a configuration.
 pub fn all(config: &Config, origins: &Origins) -> Vec<Problem> {
@@ -79,7 +79,10 @@ impl Check<'_> {
         let located = connection.url.is_some() || connection.host.is_some();
         self.require(located, &at("source"), "name the database: url = \"postgres://…\" or host, user, dbname");
         self.route(name, pipeline);
-        self.topics(name, pipeline, pipeline.source.table());
+        match pipeline.route.kind {
+            RouteKind::Outbox => self.outbox(name, pipeline),
+            RouteKind::Changes => self.changes(name, pipeline),
+        }
         self.delivery(name, pipeline);
         match &pipeline.sink {
             SinkConfig::Rabbitmq(sink) => self.rabbitmq(name, pipeline, sink),
@@ -100,51 +103,9 @@ impl Check<'_> {
             &at("source.publication"),
             "a publication's name has at most 63 bytes",
         );
-        self.require(!source.table.is_empty(), &at("source.table"), "name the outbox table, as schema.table or table");
         if let Err(error) = Filter::new(&source.tables) {
             self.require(false, &at("source.tables"), &error);
         }
-    }
-
-    /// A predicate that leaves the outbox out would leave nothing to publish: a mistake that looks like health.
-    fn topics(&mut self, name: &str, pipeline: &PipelineConfig, table: &str) {
-        let Some(pattern) = &pipeline.route.only_topics else { return };
-        let path = format!("pipelines.{name}.route.only_topics");
-        let table = if table.contains('.') { table.to_owned() } else { format!("public.{table}") };
-        let topic = format!("{}.{table}", pipeline.route.topic_prefix);
-        // a pattern that is none is the router's complaint
-        if let Ok(regex) = fancy_regex::Regex::new(&format!("^(?:{pattern})$")) {
-            let taken = regex.is_match(&topic).unwrap_or(false) != pipeline.route.negate;
-            let text = format!("leaves out the outbox itself: its topic before the router is {topic}");
-            self.require(taken, &path, &text);
-        }
-    }
-
-    /// What the router finds wrong with its options, at the option's place.
-    fn route(&mut self, name: &str, pipeline: &PipelineConfig) {
-        let Err(error) = assemble::route(&pipeline.route) else { return };
-        let part = match &error {
-            RouteConfigError::Regex { pattern, .. } if Some(pattern) == pipeline.route.only_topics.as_ref() => {
-                "only_topics"
-            }
-            RouteConfigError::Regex { .. } => "outbox.topic_regex",
-            RouteConfigError::Replacement { .. } => "outbox.topic_replacement",
-            RouteConfigError::Placement { .. }
-            | RouteConfigError::Place { .. }
-            | RouteConfigError::DuplicateMember { .. }
-            | RouteConfigError::BinaryEnvelope => "outbox.placement",
-            RouteConfigError::PlainFormat { part } => {
-                if *part == "key" {
-                    "key_format"
-                } else {
-                    "value_format"
-                }
-            }
-            RouteConfigError::BinaryHeaders => "header_format",
-            RouteConfigError::LsnHeader => "outbox.lsn_header",
-            RouteConfigError::Empty { option } => &format!("outbox.{option}"),
-        };
-        self.require(false, &format!("pipelines.{name}.route.{part}"), &error.to_string());
     }
 
     /// A slot has one reader: two pipelines on one would take turns for ever.

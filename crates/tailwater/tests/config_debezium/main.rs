@@ -1,7 +1,9 @@
 //! Files of Debezium Server: accepted as they are, with every decision said; what cannot be is refused by name.
 #![allow(clippy::unwrap_used)] // a panic is a failed test
 
-use tailwater::config::debezium::{docs, keys};
+mod changes;
+mod docs;
+
 use tailwater::config::load::{Inputs, load};
 use tailwater::config::origin::{ConfigError, Loaded};
 use tailwater::config::{PipelineConfig, SinkConfig};
@@ -171,15 +173,20 @@ fn a_routing_key_is_what_the_file_asks_for() {
 }
 
 #[test]
-fn schema_wrappers_asked_for_are_refused_not_ignored() {
-    refused(
-        "debezium.format.value.schemas.enable=true",
-        &[":25 (debezium.format.value.schemas.enable)", "later version"],
-    );
-    refused("debezium.format.schemas.enable=true", &["debezium.format.schemas.enable", "later version"]);
-    refused("debezium.format.header.schemas.enable=true", &["debezium.format.header.schemas.enable"]);
-    let text = "debezium.format.schemas.enable=true\ndebezium.format.value.schemas.enable=false\ndebezium.format.header.schemas.enable=false";
-    recipe_and(text).unwrap();
+fn schema_wrappers_are_there_where_they_are_asked_for() {
+    let schemas = |lines: &str| {
+        let route = parts(&recipe_and(lines).unwrap()).1.route.clone();
+        [route.key_schemas, route.value_schemas, route.header_schemas]
+    };
+    assert_eq!(schemas(""), [false; 3]);
+    assert_eq!(schemas("debezium.format.value.schemas.enable=true"), [false, true, false]);
+    assert_eq!(schemas("debezium.format.schemas.enable=true"), [false, true, false], "key and headers are plain text");
+    let all = "debezium.format.schemas.enable=true\ndebezium.format.key=json\ndebezium.format.header=json";
+    assert_eq!(schemas(all), [true; 3]);
+    assert_eq!(schemas(&format!("{all}\ndebezium.format.value.schemas.enable=false")), [true, false, true]);
+    let loaded = recipe_and("debezium.format.header.schemas.enable=true").unwrap();
+    assert_eq!((parts(&loaded).1.route.header_format, parts(&loaded).1.route.header_schemas), (Format::Json, true));
+    assert_eq!(decision(&loaded, "debezium.format.header"), None);
 }
 
 #[test]
@@ -267,8 +274,6 @@ fn transforms_other_than_the_router_are_refused_by_name() {
         "debezium.transforms=outbox,unwrap\ndebezium.transforms.unwrap.type=io.debezium.transforms.ExtractNewRecordState",
         &["io.debezium.transforms.ExtractNewRecordState", "not part of this version"],
     );
-    let text = recipe_without("debezium.transforms").unwrap_err().to_string();
-    assert!(text.contains("debezium.transforms: is missing"), "{text}");
     let loaded = recipe_and("debezium.transforms.old.route.by.field=x").unwrap();
     assert!(noticed(&loaded, "debezium.transforms.old.route.by.field"));
 }
@@ -381,15 +386,15 @@ fn what_asks_for_nothing_is_accepted() {
 
 #[test]
 fn strict_compatibility_is_debeziums_and_refuses_what_it_cannot_do() {
-    refused(
-        "tailwater.compatibility=strict",
-        &["debezium.format.value.schemas.enable", "debezium.format.header.schemas.enable"],
-    );
+    let loaded = recipe_and("tailwater.compatibility=strict").unwrap();
+    let route = &parts(&loaded).1.route;
+    assert!(route.key_schemas && route.value_schemas && route.header_schemas, "as there when nothing is written");
     let off = "tailwater.compatibility=strict\ndebezium.format.schemas.enable=false\n";
     let loaded = recipe_and(off).unwrap();
     let (source, pipeline, sink) = parts(&loaded);
     assert_eq!(pipeline.route.compatibility, Compatibility::Strict);
-    assert_eq!((pipeline.route.header_format, pipeline.route.key_format), (Format::Json, Format::Json));
+    assert_eq!((pipeline.route.header_format, pipeline.route.key_format()), (Format::Json, Format::Json));
+    assert!(!pipeline.route.value_schemas && !pipeline.route.header_schemas);
     assert_eq!(pipeline.route.outbox.id_column.as_deref(), Some("id"));
     assert_eq!(sink.routing_key, RoutingKey::Static("".into()));
     assert_eq!(sink.null_value.as_deref(), Some("default"));
@@ -480,62 +485,4 @@ fn secrets_of_a_file_do_not_show() {
     assert!(!shown.contains("s3cret"), "{shown}");
     let text = recipe_and("debezium.source.database.password=s3cret-${odd}").unwrap_err().to_string();
     assert!(!text.contains("s3cret") && !text.contains("odd"), "{text}");
-}
-
-#[test]
-fn names_in_the_table_are_unique_and_found() {
-    let mut names: Vec<&str> = keys::all().map(|key| key.name).collect();
-    for name in &names {
-        let written = name.replace("<n>", "x").replace('*', "some.thing");
-        assert_eq!(keys::find(&written).map(|key| key.name), Some(*name), "{name}");
-    }
-    let count = names.len();
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names.len(), count);
-}
-
-/// The list of keys in docs/debezium.md is the table's. After a change: TAILWATER_TEST_WRITE_DOCS=1 writes it.
-#[test]
-fn the_documented_list_is_the_table_in_the_code() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/debezium.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let (begin, end) = ("<!-- keys: begin -->\n", "<!-- keys: end -->");
-    let (before, rest) = text.split_once(begin).expect("the list's beginning is marked");
-    let (listed, after) = rest.split_once(end).expect("the list's end is marked");
-    let wanted = format!("\n{}\n", docs::markdown());
-    if std::env::var_os("TAILWATER_TEST_WRITE_DOCS").is_some() {
-        std::fs::write(path, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
-        return;
-    }
-    assert!(
-        listed == wanted,
-        "docs/debezium.md is not what the table says: run this test with TAILWATER_TEST_WRITE_DOCS=1"
-    );
-}
-
-/// Every decision that the code can take is explained in docs/debezium.md.
-#[test]
-fn each_decision_is_documented() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/debezium.md")).unwrap();
-    let (_, decisions) = text.split_once("## Decisions").expect("a chapter on decisions");
-    let chapter = decisions.split("\n## ").next().unwrap();
-    let files = [
-        RECIPE.to_owned(),
-        RECIPE.replace("debezium.source.plugin.name=pgoutput\n", ""),
-        RECIPE
-            .replace("slot.name=outbox_slot", "slot.retry.delay.ms=1")
-            .replace("publication.name=outbox_pub", "read.only=true"),
-        format!("{RECIPE}debezium.transforms.outbox.route.tombstone.on.empty.payload=true\n"),
-        format!("{RECIPE}debezium.sink.rabbitmq.routingKey.source=key\n"),
-        format!("{RECIPE}debezium.sink.rabbitmq.routingKeyFromTopicName=true\n"),
-        kafka_recipe(""),
-        format!("{RECIPE}debezium.source.snapshot.mode=when_needed\nquarkus.http.port=1\n"),
-    ];
-    for file in files {
-        for decision in load_with(&file, &[]).unwrap().decisions {
-            let key = decision.key.replace("transforms.outbox.", "transforms.<n>.");
-            assert!(chapter.contains(&format!("| `{key}` |")), "{key} is missing in the chapter on decisions");
-        }
-    }
 }

@@ -1,0 +1,126 @@
+//! Files and connectors without the outbox event router: change events.
+
+use super::*;
+use tailwater::config::RouteKind;
+use tailwater::sources::postgres::config::Autocreate;
+use tailwater_core::transform::changes::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
+
+/// The recipe without its transform.
+fn plain(lines: &str) -> String {
+    let kept: Vec<&str> = RECIPE.lines().filter(|line| !line.starts_with("debezium.transforms")).collect();
+    format!("{}\n{lines}\n", kept.join("\n"))
+}
+
+fn changes(lines: &str) -> Loaded {
+    load_with(&plain(lines), &[]).unwrap_or_else(|error| panic!("{lines}: {error}"))
+}
+
+#[track_caller]
+fn plain_refused(lines: &str, parts: &[&str]) {
+    let text = load_with(&plain(lines), &[]).expect_err(lines).to_string();
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+}
+
+#[test]
+fn without_the_router_every_change_of_every_captured_table_is_an_event() {
+    let loaded = changes("");
+    let (source, pipeline, _) = parts(&loaded);
+    assert_eq!(pipeline.route.kind, RouteKind::Changes);
+    assert_eq!((source.table.as_str(), source.tables.include.as_str()), ("", ""));
+    assert!(source.messages, "logical messages are events there");
+    assert_eq!(source.publication_autocreate, Autocreate::Filtered);
+    assert!(decision(&loaded, "debezium.source.publication.autocreate.mode").unwrap().contains("captured tables"));
+    let route = &pipeline.route;
+    assert_eq!((route.key_format(), route.value_format, route.value_schemas), (Format::Json, Format::Json, false));
+    assert_eq!(route.changes, Default::default(), "the defaults are Debezium's");
+}
+
+#[test]
+fn the_options_of_change_events_are_those_of_the_file() {
+    let loaded = changes(
+        "debezium.source.table.include.list=public.orders,public.items\n\
+         debezium.source.schema.exclude.list=audit\n\
+         debezium.source.column.exclude.list=public.orders.secret\n\
+         debezium.source.message.key.columns=public.orders:number\n\
+         debezium.source.message.prefix.include.list=shop.*\n\
+         debezium.source.skipped.operations=none\n\
+         debezium.source.skip.messages.without.change=true\n\
+         debezium.source.tombstones.on.delete=false\n\
+         debezium.source.topic.delimiter=_\n\
+         debezium.source.decimal.handling.mode=STRING\n\
+         debezium.source.time.precision.mode=adaptive_time_microseconds\n\
+         debezium.source.interval.handling.mode=string\n\
+         debezium.source.hstore.handling.mode=map\n\
+         debezium.source.binary.handling.mode=base64-url-safe\n\
+         debezium.source.money.fraction.digits=3\n\
+         debezium.source.unavailable.value.placeholder=gone\n\
+         debezium.source.snapshot.mode=no_data\n\
+         debezium.source.publish.via.partition.root=true\n\
+         debezium.source.publication.autocreate.mode=all_tables",
+    );
+    let (source, pipeline, _) = parts(&loaded);
+    assert_eq!(source.tables.include, "public.orders,public.items");
+    assert_eq!(source.tables.exclude_schemas, "audit");
+    assert_eq!((source.snapshot, source.publication_autocreate), (Snapshot::Never, Autocreate::AllTables));
+    assert!(source.publish_via_partition_root);
+    let options = &pipeline.route.changes;
+    assert_eq!(options.column_exclude.as_deref(), Some("public.orders.secret"));
+    assert_eq!(options.message_key_columns.as_deref(), Some("public.orders:number"));
+    assert_eq!(options.message_prefix_include.as_deref(), Some("shop.*"));
+    assert_eq!((options.skipped_operations.as_str(), options.topic_delimiter.as_str()), ("none", "_"));
+    assert!(options.skip_unchanged && !options.tombstones_on_delete);
+    assert_eq!((options.decimal, options.time), (DecimalMode::String, TimeMode::AdaptiveTimeMicroseconds));
+    assert_eq!((options.interval, options.hstore), (IntervalMode::String, HstoreMode::Map));
+    assert_eq!((options.binary, options.money_fraction_digits), (BinaryMode::Base64UrlSafe, 3));
+    assert_eq!(options.unavailable_value, "gone");
+}
+
+#[test]
+fn what_change_events_cannot_do_is_refused_by_name() {
+    for (line, tells) in [
+        ("debezium.source.time.precision.mode=structured", "structured"),
+        ("debezium.source.publication.autocreate.mode=no_tables", "no_tables"),
+        ("debezium.source.publication.autocreate.mode=filterd", "did you mean filtered?"),
+        ("debezium.source.skipped.operations=x", "skipped_operations"),
+        ("debezium.source.column.include.list=a.b.(", "column_include"),
+        ("debezium.source.column.mask.hash.v2.SHA-256.with.salt.x=a.b.c", "masked"),
+        ("debezium.source.column.propagate.source.type=.*", "column.propagate.source.type"),
+        ("debezium.source.schema.name.adjustment.mode=avro", "schema.name.adjustment.mode"),
+        ("debezium.source.provide.transaction.metadata=true", "transaction markers"),
+        ("debezium.source.replica.identity.autoset.values=public.a:FULL", "REPLICA IDENTITY"),
+        ("debezium.source.include.unknown.datatypes=true", "column.exclude.list"),
+        ("debezium.source.unavailable.value.placeholder=hex:00", "hex:"),
+        ("debezium.source.money.fraction.digits=0", "money_fraction_digits"),
+        ("debezium.source.snapshot.mode=always", "initial or no_data"),
+        ("debezium.source.tombstone.on.delete=true", "did you mean `debezium.source.tombstones.on.delete`?"),
+        ("debezium.format.decimal.format=NUMERIC", "decimal.handling.mode"),
+        ("debezium.format.value=binary", "a change event is a struct"),
+        ("tailwater.source.table=public.outbox", "source.tables"),
+        ("tailwater.prune.batch=10", "not ours to delete"),
+        ("debezium.source.table.exclude.list=a.b\ndebezium.source.table.include.list=a.c", "exclude each other"),
+    ] {
+        plain_refused(line, &[tells]);
+    }
+}
+
+#[test]
+fn a_router_that_the_list_of_transforms_forgets_is_no_change_event() {
+    let text = recipe_without("debezium.transforms").unwrap_err().to_string();
+    assert!(
+        text.contains("debezium.transforms: is missing") && text.contains("write debezium.transforms=outbox"),
+        "{text}"
+    );
+}
+
+#[test]
+fn strict_compatibility_has_the_defaults_of_debezium_server() {
+    let loaded = changes("tailwater.compatibility=strict");
+    let route = &parts(&loaded).1.route;
+    assert!(route.key_schemas && route.value_schemas && route.header_schemas);
+    assert_eq!((route.key_format(), route.header_format), (Format::Json, Format::Json));
+    assert!(parts(&loaded).0.catalog);
+    let without = changes("tailwater.compatibility=strict\ndebezium.format.schemas.enable=false");
+    assert!(!parts(&without).1.route.value_schemas);
+}
