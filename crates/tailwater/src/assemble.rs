@@ -11,7 +11,8 @@ use crate::sources::postgres_poll::PollSource;
 use std::sync::{Arc, Mutex, PoisonError};
 use tailwater_core::encode::connect::{Converter, Converters};
 use tailwater_core::route::{Compatibility, Route};
-use tailwater_core::transform::changes::{ChangeConfigError, ChangeRoute, ChangeRouter, ChangeSettings};
+use tailwater_core::transform::chain::{ChainConfigError, ChainRoute, Link, Predicate, Transform};
+use tailwater_core::transform::changes::{ChangeConfigError, ChangeOptions, ChangeRouter, ChangeSettings};
 use tailwater_core::transform::outbox::{ContextHeaders, OutboxRouter, RouteConfigError, RouteSettings};
 use tailwater_core::{Failure, OpenSource};
 use uuid::Uuid;
@@ -24,12 +25,13 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
     match &pipeline.source {
         SourceConfig::Postgres(postgres) => {
             let mut postgres = postgres.clone();
-            // strict compatibility needs what the log does not say: defaults and NOT NULL
-            postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict;
+            // strict compatibility and schemas need what the log does not say: defaults and NOT NULL
+            postgres.catalog |= pipeline.route.compatibility == Compatibility::Strict || pipeline.route.has_schemas();
             database = postgres.connection.database();
             let mut reader = PostgresSource::new(postgres, status.clone());
             if pipeline.route.kind == RouteKind::Changes {
-                let check = table_check(&pipeline.route, &database).map_err(|error| wrong(error.into()))?;
+                let check = table_check(&pipeline.route, &database)
+                    .map_err(|error| wrong(ChainConfigError::from(error).into()))?;
                 reader = reader.checking(check);
             }
             source = Arc::new(reader);
@@ -59,10 +61,20 @@ pub fn pipeline(name: &str, pipeline: &PipelineConfig, config: &Config, status: 
 
 /// The route alone: `check` builds it to find what is wrong with it. `database`: what change events call it.
 pub fn route(config: &RouteConfig, database: &str) -> Result<Box<dyn Route>, RouteError> {
-    match config.kind {
-        RouteKind::Outbox => Ok(Box::new(outbox(config)?)),
-        RouteKind::Changes => Ok(Box::new(ChangeRoute::new(changes(config, database)?, converters(config)))),
+    if config.kind == RouteKind::Outbox && !config.has_schemas() {
+        return Ok(Box::new(outbox(config)?));
     }
+    let (links, changes) = match config.kind {
+        RouteKind::Changes => (config.transforms.clone(), config.changes.clone()),
+        // the router as a link writes the schemas, too
+        RouteKind::Outbox => (vec![outbox_link(config)], ChangeOptions::default()),
+    };
+    Ok(Box::new(ChainRoute::new(&links, &changes, &settings(config, database), converters(config))?))
+}
+
+fn outbox_link(config: &RouteConfig) -> Link {
+    let predicate = config.only_topics.clone().map(Predicate::TopicNameMatches);
+    Link { transform: Transform::EventRouter(config.outbox.clone()), predicate, negate: config.negate }
 }
 
 /// What is wrong with a route, whichever kind it is of.
@@ -71,7 +83,7 @@ pub enum RouteError {
     #[error(transparent)]
     Outbox(#[from] RouteConfigError),
     #[error(transparent)]
-    Changes(#[from] ChangeConfigError),
+    Chain(#[from] ChainConfigError),
 }
 
 fn outbox(config: &RouteConfig) -> Result<OutboxRouter, RouteConfigError> {
@@ -88,14 +100,14 @@ fn outbox(config: &RouteConfig) -> Result<OutboxRouter, RouteConfigError> {
     OutboxRouter::new(&config.outbox, settings)
 }
 
-fn changes(config: &RouteConfig, database: &str) -> Result<ChangeRouter, ChangeConfigError> {
-    let settings = ChangeSettings {
+fn settings(config: &RouteConfig, database: &str) -> ChangeSettings {
+    ChangeSettings {
         compatibility: config.compatibility,
         topic_prefix: config.topic_prefix.clone(),
         database: database.to_owned(),
         context_headers: (config.compatibility == Compatibility::Strict).then(context),
-    };
-    ChangeRouter::new(&config.changes, &settings)
+        ..ChangeSettings::default()
+    }
 }
 
 fn converters(config: &RouteConfig) -> Converters {
@@ -114,6 +126,6 @@ fn context() -> ContextHeaders {
 
 /// Judges tables as the route of change events will: what it could not write is said before the first change.
 fn table_check(config: &RouteConfig, database: &str) -> Result<TableCheck, ChangeConfigError> {
-    let router = Mutex::new(changes(config, database)?);
+    let router = Mutex::new(ChangeRouter::new(&config.changes, &settings(config, database))?);
     Ok(Arc::new(move |relation| router.lock().unwrap_or_else(PoisonError::into_inner).check(relation)))
 }

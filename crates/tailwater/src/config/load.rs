@@ -72,13 +72,15 @@ fn finish(collected: Collected) -> Result<Loaded, ConfigError> {
     Err(ConfigError { problems })
 }
 
-/// Strict compatibility publishes column defaults, which only the catalog knows.
+/// Strict compatibility and schemas publish column defaults, which only the catalog knows.
 fn strict_needs_the_catalog((mut config, mut origins): (Config, Origins)) -> (Config, Origins) {
     for (name, pipeline) in &mut config.pipelines {
         let SourceConfig::Postgres(source) = &mut pipeline.source else { continue };
-        if pipeline.route.compatibility == Compatibility::Strict && !source.catalog {
+        let strict = pipeline.route.compatibility == Compatibility::Strict;
+        if (strict || pipeline.route.has_schemas()) && !source.catalog {
             source.catalog = true;
-            origins.0.insert(format!("pipelines.{name}.source.catalog"), Origin::Chosen("strict compatibility"));
+            let why = if strict { "strict compatibility" } else { "schemas" };
+            origins.0.insert(format!("pipelines.{name}.source.catalog"), Origin::Chosen(why));
         }
     }
     (config, origins)

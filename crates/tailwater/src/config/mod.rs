@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tailwater_core::route::{Compatibility, Format};
+use tailwater_core::transform::chain::Link;
 use tailwater_core::transform::changes::ChangeOptions;
 use tailwater_core::transform::outbox::OutboxOptions;
 pub use tailwater_kafka::KafkaConfig;
@@ -137,6 +138,8 @@ pub struct RouteConfig {
     pub compatibility: Compatibility,
     pub outbox: OutboxOptions,
     pub changes: ChangeOptions,
+    /// What change events go through before they are written, in this order.
+    pub transforms: Vec<Link>,
     /// `None`: text for an outbox, JSON for change events, whose keys are structs.
     pub key_format: Option<Format>,
     pub value_format: Format,
@@ -231,6 +234,11 @@ impl Default for HttpConfig {
 }
 
 impl RouteConfig {
+    /// Whether anything is written with its schema.
+    pub fn has_schemas(&self) -> bool {
+        self.key_schemas || self.value_schemas || self.header_schemas
+    }
+
     /// Format of keys, by what is routed unless it is written.
     pub fn key_format(&self) -> Format {
         self.key_format.unwrap_or(match self.kind {
@@ -247,6 +255,7 @@ impl Default for RouteConfig {
             compatibility: Compatibility::Default,
             outbox: OutboxOptions::default(),
             changes: ChangeOptions::default(),
+            transforms: Vec::new(),
             key_format: None,
             value_format: Format::Json,
             header_format: Format::Plain,

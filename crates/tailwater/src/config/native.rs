@@ -59,7 +59,11 @@ fn setting(
         DeValue::Table(table) if !table.is_empty() && path.last().is_none_or(|name| name != "routing_key") => {
             walk(lines, path, table, settings)
         }
-        DeValue::Array(list) if list.iter().any(|item| item.get_ref().is_table()) => {
+        // a transform's options depend on its type: the list is judged as a whole
+        DeValue::Array(list)
+            if path.last().is_none_or(|name| name != "transforms")
+                && list.iter().any(|item| item.get_ref().is_table()) =>
+        {
             for (n, item) in list.iter().enumerate() {
                 path.push(n.to_string());
                 setting(lines, path, item.span().start, item, settings)?;

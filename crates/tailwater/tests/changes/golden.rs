@@ -60,7 +60,6 @@ async fn recorded_cases_come_out_of_the_binary_as_debezium_recorded_them() {
     let process = Process::start().await;
     let mut problems = Vec::new();
     for name in CASES {
-        println!("{name}");
         if let Err(problem) = replay(&process, name).await {
             problems.push(format!("{name}: {problem}"));
         }

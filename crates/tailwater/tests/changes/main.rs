@@ -6,12 +6,13 @@ mod golden;
 mod pointer;
 mod refused;
 mod stream;
+mod transforms;
 
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 use testbed::{
-    Child, Kafka, Postgres, Record, WorkDir, eventually, free_port, http_request, shared_kafka, shared_postgres, unique,
+    Child, Kafka, Postgres, Record, WorkDir, eventually, free_port, http_request, note, shared_kafka, shared_postgres, unique,
 };
 use tokio_postgres::Client;
 
@@ -138,6 +139,7 @@ impl Process {
     async fn records(&self, topic: &str, count: usize) -> Vec<Record> {
         eventually(PATIENCE, || async {
             let records = self.kafka.records(topic).await;
+            note(records.iter().map(|record| (key(record), value(record))).collect::<Vec<_>>());
             assert!(
                 records.len() <= count,
                 "more than {count} in {topic}: {:?}",

@@ -3,7 +3,13 @@
 use super::*;
 use tailwater::config::RouteKind;
 use tailwater::sources::postgres::config::Autocreate;
+use tailwater_core::transform::chain::{DeleteHandling, Predicate, Transform};
 use tailwater_core::transform::changes::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
+use tailwater_core::transform::outbox::OnUpdate;
+
+const UNWRAP: &str = "debezium.transforms=u\ndebezium.transforms.u.type=io.debezium.transforms.ExtractNewRecordState\n";
+const ROUTES: &str = "debezium.transforms=r\ndebezium.transforms.r.type=org.apache.kafka.connect.transforms.RegexRouter\n\
+    debezium.transforms.r.regex=(.*)\\\\.public\\\\.(.*)\ndebezium.transforms.r.replacement=$1_$2\n";
 
 /// The recipe without its transform.
 fn plain(lines: &str) -> String {
@@ -81,7 +87,6 @@ fn the_options_of_change_events_are_those_of_the_file() {
 fn what_change_events_cannot_do_is_refused_by_name() {
     for (line, tells) in [
         ("debezium.source.time.precision.mode=structured", "structured"),
-        ("debezium.source.publication.autocreate.mode=no_tables", "no_tables"),
         ("debezium.source.publication.autocreate.mode=filterd", "did you mean filtered?"),
         ("debezium.source.skipped.operations=x", "skipped_operations"),
         ("debezium.source.column.include.list=a.b.(", "column_include"),
@@ -96,6 +101,19 @@ fn what_change_events_cannot_do_is_refused_by_name() {
         ("debezium.source.snapshot.mode=always", "initial or no_data"),
         ("debezium.source.tombstone.on.delete=true", "did you mean `debezium.source.tombstones.on.delete`?"),
         ("debezium.format.decimal.format=NUMERIC", "decimal.handling.mode"),
+        ("debezium.transforms=x\ndebezium.transforms.x.type=org.example.Odd", "`org.example.Odd` is not part"),
+        ("debezium.transforms=x", "debezium.transforms.x.type: is missing"),
+        (&format!("{UNWRAP}debezium.transforms.u.drop.tombstones=true"), "delete.tombstone.handling.mode"),
+        (&format!("{UNWRAP}debezium.transforms.u.delete.tombstone.handling.mode=odd"), "odd"),
+        (&format!("{UNWRAP}debezium.transforms.u.regex=x"), "`regex` is no option of io.debezium"),
+        (&format!("{UNWRAP}debezium.transforms.u.ad.fields=x"), "did you mean `debezium.transforms.u.add.fields`?"),
+        (&format!("{UNWRAP}debezium.transforms.u.predicate=p"), "predicate `p` is not in debezium.predicates"),
+        (&format!("{UNWRAP}debezium.transforms.u.negate=true"), "no predicate to turn round"),
+        (&format!("{ROUTES}debezium.transforms.r.regex=("), "route.transforms"),
+        (
+            "debezium.transforms=r\ndebezium.transforms.r.type=org.apache.kafka.connect.transforms.RegexRouter",
+            "needs regex",
+        ),
         ("debezium.format.value=binary", "a change event is a struct"),
         ("tailwater.source.table=public.outbox", "source.tables"),
         ("tailwater.prune.batch=10", "not ours to delete"),
@@ -123,4 +141,54 @@ fn strict_compatibility_has_the_defaults_of_debezium_server() {
     assert!(parts(&loaded).0.catalog);
     let without = changes("tailwater.compatibility=strict\ndebezium.format.schemas.enable=false");
     assert!(!parts(&without).1.route.value_schemas);
+}
+
+#[test]
+fn transforms_become_a_chain_in_their_order_with_their_predicates() {
+    let loaded = changes(
+        "debezium.transforms=decode,outbox,unwrap,names\n\
+         debezium.transforms.decode.type=io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent\n\
+         debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter\n\
+         debezium.transforms.outbox.table.expand.json.payload=TRUE\n\
+         debezium.transforms.outbox.table.op.invalid.behavior=ERROR\n\
+         debezium.transforms.outbox.route.by.field=kind\n\
+         debezium.transforms.outbox.predicate=box\n\
+         debezium.transforms.unwrap.type=io.debezium.transforms.ExtractNewRecordState\n\
+         debezium.transforms.unwrap.add.fields=op,source.lsn\n\
+         debezium.transforms.unwrap.delete.tombstone.handling.mode=rewrite\n\
+         debezium.transforms.unwrap.predicate=gone\n\
+         debezium.transforms.unwrap.negate=true\n\
+         debezium.transforms.names.type=org.apache.kafka.connect.transforms.RegexRouter\n\
+         debezium.transforms.names.regex=(?<head>.*)\\\\.public\\\\.(.*)\n\
+         debezium.transforms.names.replacement=${head}_$2\n\
+         debezium.predicates=box,gone\n\
+         debezium.predicates.box.type=org.apache.kafka.connect.transforms.predicates.TopicNameMatches\n\
+         debezium.predicates.box.pattern=outbox.public.box\n\
+         debezium.predicates.gone.type=org.apache.kafka.connect.transforms.predicates.RecordIsTombstone",
+    );
+    let [decode, outbox, unwrap, names] = &parts(&loaded).1.route.transforms[..] else { panic!("four links") };
+    assert!(matches!(decode.transform, Transform::DecodeLogicalDecodingMessageContent(_)));
+    let Transform::EventRouter(options) = &outbox.transform else { panic!("{outbox:?}") };
+    assert!(options.expand_json && options.route_by == "kind" && options.on_update == OnUpdate::Error);
+    assert_eq!(outbox.predicate, Some(Predicate::TopicNameMatches("outbox.public.box".into())));
+    let Transform::ExtractNewRecordState(options) = &unwrap.transform else { panic!("{unwrap:?}") };
+    assert_eq!((options.add_fields.as_deref(), options.deletes), (Some("op,source.lsn"), DeleteHandling::Rewrite));
+    assert_eq!((&unwrap.predicate, unwrap.negate), (&Some(Predicate::RecordIsTombstone), true));
+    let Transform::RegexRouter(options) = &names.transform else { panic!("{names:?}") };
+    assert_eq!((options.regex.as_str(), options.replacement.as_str()), (r"(?<head>.*)\.public\.(.*)", "${head}_$2"));
+}
+
+#[test]
+fn a_router_for_one_of_several_tables_leaves_the_others_as_change_events() {
+    let loaded = recipe_and(
+        "debezium.source.table.include.list=public.orders,public.box\n\
+         debezium.predicates=p\n\
+         debezium.predicates.p.type=org.apache.kafka.connect.transforms.predicates.TopicNameMatches\n\
+         debezium.predicates.p.pattern=outbox\\\\.public\\\\.box\n\
+         debezium.transforms.outbox.predicate=p",
+    )
+    .unwrap();
+    let (source, pipeline, _) = parts(&loaded);
+    assert_eq!((pipeline.route.kind, source.tables.include.as_str()), (RouteKind::Changes, "public.orders,public.box"));
+    assert!(matches!(pipeline.route.transforms[0].transform, Transform::EventRouter(_)));
 }

@@ -13,7 +13,8 @@ const REQUIRED: [&str; 2] = ["database.hostname", "topic.prefix"];
 const SNAPSHOTS: [&str; 7] =
     ["always", "initial_only", "configuration_based", "when_needed", "initial", "custom", "no_data"];
 /// Known to Debezium as names of its transforms and of Connect's.
-const TRANSFORMS: [&str; 2] = ["io.debezium.transforms.", "org.apache.kafka.connect.transforms."];
+const TRANSFORMS: [&str; 3] =
+    ["io.debezium.transforms.", "io.debezium.connector.", "org.apache.kafka.connect.transforms."];
 const CONVERTERS: [&str; 3] = ["org.apache.kafka.connect.", "io.debezium.converters.", "io.confluent.connect."];
 
 /// Everything that is wrong with the shape.

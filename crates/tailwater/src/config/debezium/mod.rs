@@ -3,6 +3,7 @@
 //! A key has its meaning, has none here (one notice), or is refused with the reason: `keys` is the table. Where the
 //! original would lose events or fail, what the author meant is done, and said as a decision.
 
+mod chain;
 mod connect;
 pub mod docs;
 mod formats;
@@ -148,7 +149,8 @@ impl Mapper<'_> {
         let upper = |name: &str| name.to_ascii_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         let variable = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         for (key, written) in &raw {
-            let of_router = key.ends_with(".route.topic.replacement") || key.ends_with(".route.topic.regex");
+            let of_router =
+                key.starts_with("debezium.transforms.") && (key.ends_with(".replacement") || key.ends_with(".regex"));
             let regex = raw.get(&key.replace(".replacement", ".regex")).map_or("", String::as_str);
             let lookup = |name: &str| {
                 let group = name == "routedByValue" || regex.contains(&format!("(?<{name}>"));

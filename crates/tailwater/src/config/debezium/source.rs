@@ -110,12 +110,6 @@ impl Mapper<'_> {
     fn publication_of_changes(&mut self) {
         let origin = self.origin(AUTOCREATE);
         match self.autocreate().as_deref() {
-            Some("no_tables") => {
-                self.problem(
-                    AUTOCREATE,
-                    "`no_tables` would publish nothing: write filtered, or disabled and create it",
-                );
-            }
             Some(mode) => self.set("source.publication_autocreate", mode, origin),
             None => {
                 self.set("source.publication_autocreate", "filtered", Origin::Chosen("the key is absent"));

@@ -17,16 +17,7 @@ impl Mapper<'_> {
             self.decide(TABLES, format!("the outbox is the table {table}, since the file names none"));
             return;
         };
-        let written: Vec<String> =
-            list.split(',').map(|part| part.trim().to_owned()).filter(|p| !p.is_empty()).collect();
-        let named: Vec<Option<String>> = written.iter().map(|part| literal(part)).collect();
-        let chosen = match named.as_slice() {
-            [Some(one)] => Some(one.clone()),
-            many => {
-                let by_predicate = self.predicate_table();
-                many.iter().flatten().find(|table| Some(*table) == by_predicate.as_ref()).cloned()
-            }
-        };
+        let chosen = literal(&list);
         let origin = self.origin(TABLES);
         match chosen {
             Some(table) => {
@@ -34,9 +25,6 @@ impl Mapper<'_> {
                     && table.split('.').next() != Some(&schema)
                 {
                     self.problem(SCHEMAS, format!("the outbox {table} is not in schema {schema}"));
-                }
-                if written.len() > 1 {
-                    self.decide(TABLES, format!("only {table} is read: the router would fail on rows of the others"));
                 }
                 self.set("source.table", &table, origin);
             }
@@ -59,18 +47,6 @@ impl Mapper<'_> {
                 None
             }
         }
-    }
-
-    /// The table that the router's predicate names, if it names one.
-    fn predicate_table(&self) -> Option<String> {
-        let alias = self.value("debezium.transforms")?;
-        if self.is_true(&format!("debezium.transforms.{alias}.negate")) {
-            return None;
-        }
-        let predicate = self.value(&format!("debezium.transforms.{alias}.predicate"))?;
-        let topic = literal(self.value(&format!("debezium.predicates.{predicate}.pattern"))?)?;
-        let prefix = self.value("debezium.source.topic.prefix").unwrap_or_default();
-        topic.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned)
     }
 }
 

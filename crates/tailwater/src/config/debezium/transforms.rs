@@ -1,19 +1,25 @@
-//! The transform chain of a file: exactly the outbox event router, at most behind a `TopicNameMatches` predicate.
+//! The transforms of a file: the outbox event router alone, at most behind a `TopicNameMatches` predicate, or a chain.
 
 use super::super::origin::Origin;
+use super::Mapper;
+use super::chain::is_word;
 use super::keys::{self, How, Mode, Status};
-use super::{Entry, Mapper};
 
-const LIST: &str = "debezium.transforms";
-const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
+pub(super) const LIST: &str = "debezium.transforms";
+pub(super) const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
 const TOPIC_NAME_MATCHES: &str = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches";
 
 impl Mapper<'_> {
     /// What the file is for, by its transforms: the router alone reads an outbox, everything else change events.
     pub(super) fn mode(&self) -> Mode {
-        let aliases = names(self.value(LIST));
-        let is_router = |alias: &String| self.value(&format!("{LIST}.{alias}.type")) == Some(ROUTER);
-        if aliases.iter().any(is_router) { Mode::Outbox } else { Mode::Changes }
+        match &names(self.value(LIST))[..] {
+            [alias]
+                if self.value(&format!("{LIST}.{alias}.type")) == Some(ROUTER) && self.is_plain_predicate(alias) =>
+            {
+                Mode::Outbox
+            }
+            _ => Mode::Changes,
+        }
     }
 
     pub(super) fn transforms(&mut self) {
@@ -25,22 +31,19 @@ impl Mapper<'_> {
             let text = format!("is missing, but `{key}` is there: write {LIST}={alias}");
             return self.problem(LIST, text);
         }
-        let mut router = None;
+        self.strangers(&aliases);
+        match (self.mode, &aliases[..]) {
+            (Mode::Outbox, [alias]) => {
+                self.router(alias);
+                self.predicate(alias);
+            }
+            _ => self.chain(&aliases),
+        }
         for alias in &aliases {
-            let key = format!("{LIST}.{alias}.type");
-            match self.value(&key).map(str::to_owned) {
-                Some(class) if class == ROUTER && router.is_none() => router = Some(alias.clone()),
-                Some(class) if class == ROUTER => self.problem(&key, "one outbox event router is enough"),
-                Some(class) => {
-                    self.problem(&key, format!("transform `{class}` is not part of this version: only {ROUTER} is"));
-                }
-                None => self.problem(&key, format!("is missing: write {key}={ROUTER}")),
+            if self.value(&format!("{LIST}.{alias}.type")) == Some(ROUTER) {
+                self.decide_for_router(alias);
             }
         }
-        self.strangers(&aliases);
-        let Some(alias) = router else { return };
-        self.router(&alias);
-        self.predicate(&alias);
     }
 
     /// Options of a transform that the list does not name.
@@ -62,39 +65,36 @@ impl Mapper<'_> {
     }
 
     fn router(&mut self, alias: &str) {
-        let prefix = format!("{LIST}.{alias}.");
-        let options: Vec<(String, Entry)> = self
-            .entries
-            .iter()
-            .filter(|(key, _)| key.starts_with(&prefix))
-            .map(|(k, e)| (k.clone(), e.clone()))
-            .collect();
-        for (key, entry) in options {
+        for (key, entry) in self.below(&format!("{LIST}.{alias}.")) {
             let Some(Status::Works(How::Router(field), _)) = keys::find(&key).map(|key| key.status(Mode::Outbox))
             else {
                 continue;
             };
             // booleans and words are taken in capitals too; everything else as it stands
-            let lower = entry.value.trim().to_lowercase();
-            let word = matches!(field, "expand_json" | "tombstone_on_empty" | "missing_column" | "on_update")
-                || matches!(field, "json_null" | "json_empty_array" | "field_name_adjustment");
-            let value = if word { lower } else { entry.value.trim().to_owned() };
+            let word = matches!(field, "expand_json" | "tombstone_on_empty") || is_word(field);
+            let text = entry.value.trim();
+            let value = if word { text.to_lowercase() } else { text.to_owned() };
             self.set(&format!("route.outbox.{field}"), &value, entry.origin);
+        }
+        if self.strict && self.value(&format!("{LIST}.{alias}.table.field.event.id")).is_none() {
+            self.set("route.outbox.id_column", "id", Origin::Chosen("strict compatibility"));
+        }
+    }
+
+    fn decide_for_router(&mut self, alias: &str) {
+        let prefix = format!("{LIST}.{alias}.");
+        if self.strict {
+            return;
         }
         let id = format!("{prefix}table.field.event.id");
         if self.value(&id).is_none() {
             let key_column = self.value(&format!("{prefix}table.field.event.key")).unwrap_or("aggregateid").to_owned();
-            if self.strict {
-                self.set("route.outbox.id_column", "id", Origin::Chosen("strict compatibility"));
-            } else {
-                let text = format!(
-                    "the id is the column `id`, or `{key_column}` (the key) in a table without one (Debezium: it fails)"
-                );
-                self.decide(&id, text);
-            }
+            let text = format!(
+                "the id is the column `id`, or `{key_column}` (the key) in a table without one (Debezium: it fails)"
+            );
+            self.decide(&id, text);
         }
         if self.is_true(&format!("{prefix}route.tombstone.on.empty.payload"))
-            && !self.strict
             && self.value("debezium.sink.rabbitmq.null.value").is_none()
         {
             self.decide(
@@ -139,6 +139,6 @@ impl Mapper<'_> {
     }
 }
 
-fn names(list: Option<&str>) -> Vec<String> {
+pub(super) fn names(list: Option<&str>) -> Vec<String> {
     list.unwrap_or_default().split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }

@@ -1,9 +1,10 @@
 //! The route: what its options say, and whether they go together with each other, the source and the rest.
 
-use super::super::{PipelineConfig, RouteConfig, SourceConfig};
+use super::super::{PipelineConfig, RouteConfig, RouteKind, SourceConfig};
 use super::Check;
 use crate::assemble::{self, RouteError};
 use tailwater_core::route::Format;
+use tailwater_core::transform::chain::ChainConfigError;
 use tailwater_core::transform::changes::{ChangeConfigError, ChangeOptions};
 use tailwater_core::transform::outbox::{OutboxOptions, RouteConfigError};
 
@@ -15,11 +16,6 @@ impl Check<'_> {
         if let Err(error) = assemble::route(route, "") {
             self.require(false, &at(&part(&error, route)), &error.to_string());
         }
-        let json = |schemas: bool, format| !schemas || format == Format::Json;
-        let text = "only JSON has a place for a schema: write json, or leave schemas out";
-        self.require(json(route.key_schemas, route.key_format()), &at("key_schemas"), text);
-        self.require(json(route.value_schemas, route.value_format), &at("value_schemas"), text);
-        self.require(json(route.header_schemas, route.header_format), &at("header_schemas"), text);
     }
 
     /// Rows of one table.
@@ -35,18 +31,11 @@ impl Check<'_> {
         }
         let text = "says how change events are written: add route.kind = \"changes\", or leave it out";
         self.require(pipeline.route.changes == ChangeOptions::default(), &at("route.changes"), text);
-        let schemas = [
-            ("key_schemas", pipeline.route.key_schemas),
-            ("value_schemas", pipeline.route.value_schemas),
-            ("header_schemas", pipeline.route.header_schemas),
-        ];
-        for (part, wanted) in schemas {
-            self.require(
-                !wanted,
-                &at(&format!("route.{part}")),
-                "an outbox's messages have no schemas in this version",
-            );
-        }
+        let text = "change events go through them: an outbox has its router alone";
+        self.require(pipeline.route.transforms.is_empty(), &at("route.transforms"), text);
+        let text = "is none of the members that schemas describe: leave out the schemas";
+        let lsn = pipeline.route.outbox.lsn_header.is_none() || !pipeline.route.has_schemas();
+        self.require(lsn, &at("route.outbox.lsn_header"), text);
         self.topics(name, pipeline, table);
     }
 
@@ -90,12 +79,12 @@ impl Check<'_> {
         self.require(route.changes.money_fraction_digits >= 2, &at("route.changes.money_fraction_digits"), text);
         let text = "a topic begins with it: it must not be empty";
         self.require(!route.topic_prefix.is_empty(), &at("route.topic_prefix"), text);
-        for (part, format) in [("key_format", route.key_format()), ("value_format", route.value_format)] {
+        // a transform may make bytes of it
+        let formats = [("key_format", route.key_format()), ("value_format", route.value_format)];
+        for (part, format) in formats.into_iter().filter(|_| route.transforms.is_empty()) {
             let text = "a change event is a struct: write json (or string, which no program reads)";
-            self.require(matches!(format, Format::Json | Format::String), &at(&format!("route.{part}")), text);
+            self.require(format != Format::Binary, &at(&format!("route.{part}")), text);
         }
-        let text = "format `binary` is not available for headers: use plain, string or json";
-        self.require(route.header_format != Format::Binary, &at("route.header_format"), text);
     }
 }
 
@@ -103,7 +92,15 @@ impl Check<'_> {
 fn part(error: &RouteError, route: &RouteConfig) -> String {
     match error {
         RouteError::Outbox(error) => outbox_part(error, route),
-        RouteError::Changes(error) => match error {
+        RouteError::Chain(error) => chain_part(error, route),
+    }
+}
+
+fn chain_part(error: &ChainConfigError, route: &RouteConfig) -> String {
+    match error {
+        // an outbox with schemas is a chain of its router
+        ChainConfigError::Route { reason, .. } if route.kind == RouteKind::Outbox => outbox_part(reason, route),
+        ChainConfigError::Changes(error) => match error {
             ChangeConfigError::Pattern { option, .. } | ChangeConfigError::Both { option } => {
                 format!("changes.{option}")
             }
@@ -111,6 +108,13 @@ fn part(error: &RouteError, route: &RouteConfig) -> String {
             ChangeConfigError::Operation(_) => "changes.skipped_operations".into(),
             ChangeConfigError::Delimiter(_) => "changes.topic_delimiter".into(),
         },
+        ChainConfigError::Route { .. } | ChainConfigError::Option { .. } | ChainConfigError::Negate { .. } => {
+            "transforms".into()
+        }
+        ChainConfigError::PlainFormat { part } | ChainConfigError::Binary { part, .. } => {
+            format!("{}_format", part.trim_end_matches('s'))
+        }
+        ChainConfigError::Schemas { part } => format!("{}_schemas", part.trim_end_matches('s')),
     }
 }
 

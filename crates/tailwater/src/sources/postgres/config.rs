@@ -110,6 +110,8 @@ pub enum Autocreate {
     Filtered,
     /// Made for all tables, also those to come. Needs a superuser.
     AllTables,
+    /// Made without tables: for logical messages, or for an operator who adds tables.
+    NoTables,
 }
 
 /// Tables by name, as Debezium's lists of the same names have it: Java regular expressions, separated by commas (`\\,` is a

@@ -240,18 +240,18 @@ async fn create(
     let wanted = candidates.iter().filter(|table| !(config.publish_via_partition_root && table.partition));
     let listed: Vec<String> = wanted.map(|table| sql_name(&table.schema, &table.name)).collect();
     let with = if config.publish_via_partition_root { " WITH (publish_via_partition_root = true)" } else { "" };
-    let all = config.publication_autocreate == Autocreate::AllTables;
-    let of = match (all, listed.is_empty()) {
-        (true, _) => "ALL TABLES".into(),
-        (false, false) => format!("TABLE {}", listed.join(", ")),
-        (false, true) => "TABLE …".into(),
+    let of = match config.publication_autocreate {
+        Autocreate::AllTables => " FOR ALL TABLES".into(),
+        Autocreate::NoTables => String::new(),
+        _ if listed.is_empty() => " FOR TABLE …".into(),
+        _ => format!(" FOR TABLE {}", listed.join(", ")),
     };
-    let statement = format!("CREATE PUBLICATION {publication} FOR {of}{with};");
+    let statement = format!("CREATE PUBLICATION {publication}{of}{with};");
     let what = format!("publication `{}` does not exist", config.publication);
     if reading || config.publication_autocreate == Autocreate::Disabled {
         return Err(absent_error(what, statement, names, reading));
     }
-    if !all && listed.is_empty() {
+    if config.publication_autocreate == Autocreate::Filtered && listed.is_empty() {
         let what = format!("{what}, and no table matches {}", filter.describe());
         return Err(Error::Missing { what, hint: "create the tables first, or correct `tables`".into() });
     }

@@ -71,7 +71,7 @@ pub const fn key(name: &'static str, status: Status) -> Key {
 
 /// The table, in groups as docs/debezium.md shows them.
 pub const GROUPS: &[(&str, &[Key])] = &[
-    ("Outbox event router", transforms::ROUTER),
+    ("Transforms and predicates", transforms::ROUTER),
     ("Server", server::SERVER),
     ("Formats", server::FORMATS),
     ("RabbitMQ sink", server::RABBITMQ),

@@ -62,7 +62,7 @@ pub const SLOT: &[Key] = &[
         "debezium.source.publication.autocreate.mode",
         Works(Mapped, "`run` never creates a publication; `tailwater init` creates it for the outbox, inserts only"),
     )
-    .changes(Works(Mapped, "`disabled`, `filtered`, `all_tables`; `no_tables` is refused")),
+    .changes(Works(Mapped, "absent: `filtered`, for the captured tables only")),
     key("debezium.source.publish.via.partition.root", Ignored("always so in a publication made by `tailwater init`"))
         .changes(Works(At("source.publish_via_partition_root"), "of a publication made at start")),
     key("debezium.source.replica.identity.autoset.values", Ignored("inserts need no replica identity"))

@@ -6,16 +6,31 @@ use super::{Key, key};
 
 const TRACING: &str = "tracing headers are not injected in this version (Debezium does so with OpenTelemetry only)";
 
+const UNWRAP: &str = "of `ExtractNewRecordState`";
+const OLD: &str = "write delete.tombstone.handling.mode, which replaced it";
+const DROPPING: &str = "members cannot be dropped by a header: leave columns out with column.exclude.list";
+
+/// An option of a transform that is not the outbox event router.
+const fn of_others(name: &'static str, note: &'static str) -> Key {
+    key(name, Ignored("is no option of the outbox event router")).changes(Works(Mapped, note))
+}
+
 pub const ROUTER: &[Key] = &[
-    key("debezium.transforms", Works(Mapped, "exactly one transform, the outbox event router")),
+    key(
+        "debezium.transforms",
+        Works(
+            Mapped,
+            "the outbox event router alone; everything else is a chain over change events; absent: change events as they are",
+        ),
+    ),
     key(
         "debezium.transforms.<n>.type",
-        Works(Mapped, "`io.debezium.transforms.outbox.EventRouter`; others are refused by name"),
+        Works(
+            Mapped,
+            "`EventRouter`, `ExtractNewRecordState`, `RegexRouter`, `DecodeLogicalDecodingMessageContent`, each with its whole name; others are refused by name",
+        ),
     ),
-    key(
-        "debezium.transforms.<n>.predicate",
-        Works(Mapped, "with a `TopicNameMatches` predicate: which tables are outboxes"),
-    ),
+    key("debezium.transforms.<n>.predicate", Works(Mapped, "which records the transform sees")),
     key("debezium.transforms.<n>.negate", Works(Mapped, "the predicate turned round")),
     key(
         "debezium.transforms.<n>.table.field.event.id",
@@ -58,14 +73,37 @@ pub const ROUTER: &[Key] = &[
     key("debezium.transforms.<n>.tracing.span.context.field", Ignored(TRACING)),
     key("debezium.transforms.<n>.tracing.operation.name", Ignored(TRACING)),
     key("debezium.transforms.<n>.tracing.with.context.field.only", Ignored(TRACING)),
+    of_others("debezium.transforms.<n>.delete.tombstone.handling.mode", UNWRAP),
+    of_others("debezium.transforms.<n>.add.fields", UNWRAP),
+    of_others("debezium.transforms.<n>.add.fields.prefix", UNWRAP),
+    of_others("debezium.transforms.<n>.add.headers", UNWRAP),
+    of_others("debezium.transforms.<n>.add.headers.prefix", UNWRAP),
+    of_others("debezium.transforms.<n>.replace.null.with.default", UNWRAP),
+    of_others("debezium.transforms.<n>.regex", "of `RegexRouter`: a Java regular expression"),
+    of_others("debezium.transforms.<n>.replacement", "of `RegexRouter`"),
+    of_others(
+        "debezium.transforms.<n>.fields.null.include",
+        "of `DecodeLogicalDecodingMessageContent`; strict compatibility",
+    ),
+    key("debezium.transforms.<n>.delete.handling.mode", Refused(&[], OLD)),
+    key("debezium.transforms.<n>.drop.tombstones", Refused(&[], OLD)),
+    key("debezium.transforms.<n>.drop.fields.header.name", Refused(&[], DROPPING)),
+    key("debezium.transforms.<n>.drop.fields.from.key", Refused(&["false"], DROPPING)),
+    key("debezium.transforms.<n>.drop.fields.keep.schema.compatible", Refused(&[], DROPPING)),
     key("debezium.predicates", Works(Mapped, "names of the predicates")),
     key(
         "debezium.predicates.<n>.type",
-        Works(Mapped, "`org.apache.kafka.connect.transforms.predicates.TopicNameMatches`; others are refused by name"),
+        Works(
+            Mapped,
+            "`TopicNameMatches`, `HasHeaderKey`, `RecordIsTombstone` of `org.apache.kafka.connect.transforms.predicates`; others are refused by name",
+        ),
     ),
-    key("debezium.predicates.<n>.pattern", Works(Mapped, "over `prefix.schema.table`, the topic *before* the router")),
     key(
-        "debezium.predicates.<n>.name",
-        Refused(&[], "belongs to the predicate `HasHeaderKey`, which is not supported"),
+        "debezium.predicates.<n>.pattern",
+        Works(
+            Mapped,
+            "of `TopicNameMatches`: over the topic in front of the transform, before the router `prefix.schema.table`",
+        ),
     ),
+    key("debezium.predicates.<n>.name", Works(Mapped, "of `HasHeaderKey`")),
 ];
