@@ -113,8 +113,8 @@ fn settings(config: &RouteConfig, database: &str) -> ChangeSettings {
 fn converters(config: &RouteConfig) -> Converters {
     let converter = |format, schemas| Converter::of(format, schemas, config.compatibility);
     Converters {
-        key: converter(config.key_format(), config.key_schemas),
-        value: converter(config.value_format, config.value_schemas),
+        key: Converter { numeric: config.key_numeric, ..converter(config.key_format(), config.key_schemas) },
+        value: Converter { numeric: config.value_numeric, ..converter(config.value_format, config.value_schemas) },
         header: converter(config.header_format, config.header_schemas),
     }
 }

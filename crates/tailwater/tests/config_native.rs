@@ -209,3 +209,70 @@ fn nothing_given_says_what_to_give() {
     assert!(text.contains("--config FILE") && text.contains("--from"), "{text}");
     assert!(without_file("mysql://x", "nats://y", Flags::default()).unwrap_err().problems.len() >= 2);
 }
+
+const CHANGES: &str = r#"
+[http]
+listen = ""
+
+[pipelines.shop.source]
+type = "postgres"
+url = "postgres://relay@db/shop"
+slot = "shop"
+publication = "shop"
+tables = { include = "public.orders" }
+
+[pipelines.shop.sink]
+type = "stdout"
+
+[pipelines.shop.route]
+kind = "changes"
+topic_prefix = "shop"
+changes = { decimal = "string", tombstones_on_delete = false }
+
+[[pipelines.shop.route.transforms]]
+type = "regex_router"
+regex = '(.*)\.public\.(.*)'
+replacement = "$1_$2"
+predicate = { topic_name_matches = ".*orders" }
+"#;
+
+#[test]
+fn change_events_have_a_route_of_their_own() {
+    let loaded = load_text(CHANGES, &[]).unwrap();
+    let pipeline = &loaded.config.pipelines["shop"];
+    assert_eq!(pipeline.route.kind, tailwater::config::RouteKind::Changes);
+    assert!(!pipeline.route.changes.tombstones_on_delete);
+    assert_eq!(pipeline.route.transforms.len(), 1);
+    assert_eq!(pipeline.route.key_format(), tailwater_core::route::Format::Json);
+    let variable = ("TAILWATER_PIPELINES__SHOP__ROUTE__CHANGES__DECIMAL", "double");
+    assert!(load_text(CHANGES, &[variable]).is_ok());
+}
+
+#[test]
+fn settings_of_a_route_that_do_not_go_together_are_refused_by_name() {
+    let poll = "type = \"postgres-poll\"\ntable = \"outbox\"";
+    for (from, to, tells) in [
+        ("kind = \"changes\"\n", "", "route.changes: says how change events are written"),
+        ("kind = \"changes\"\n", "", "source.table: name the outbox table"),
+        ("slot = \"shop\"", "slot = \"shop\"\ntable = \"outbox\"", "source.table: names an outbox"),
+        ("topic_prefix", "outbox = { route_by = \"x\" }\ntopic_prefix", "route.outbox: says how an outbox is read"),
+        ("topic_prefix", "only_topics = \"x\"\ntopic_prefix", "source.tables"),
+        ("topic_prefix", "value_format = \"binary\"\nvalue_schemas = true\ntopic_prefix", "route.value_schemas"),
+        ("topic_prefix", "header_format = \"binary\"\ntopic_prefix", "route.header_format"),
+        ("decimal = \"string\"", "decimal = \"odd\"", "route.changes.decimal"),
+        ("decimal = \"string\"", "decimals = \"string\"", "did you mean `decimal`?"),
+        ("decimal = \"string\"", "skipped_operations = \"x\"", "route.changes.skipped_operations"),
+        ("regex_router", "regex_rooter", "regex_router"),
+        ("replacement", "replacment", "replacement"),
+        ("'(.*)\\.public\\.(.*)'", "'('", "route.transforms"),
+        ("[pipelines.shop.route]", "[pipelines.shop.prune]\n[pipelines.shop.route]", "not ours to delete"),
+        (
+            "type = \"postgres\"\nurl = \"postgres://relay@db/shop\"\nslot = \"shop\"\npublication = \"shop\"\ntables = { include = \"public.orders\" }",
+            &format!("{poll}\nurl = \"postgres://relay@db/shop\""),
+            "source.type: a polled table tells no updates and deletes",
+        ),
+    ] {
+        let text = problems(&CHANGES.replacen(from, to, 1), &[]);
+        assert!(text.contains(tells), "{to}: `{tells}` is missing in: {text}");
+    }
+}

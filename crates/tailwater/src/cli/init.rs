@@ -7,7 +7,6 @@ use crate::setup::broker;
 use crate::setup::plan::{Plan, Severity, Step};
 use crate::setup::postgres::{self, Refused};
 use crate::sources::postgres::connect;
-use crate::sources::postgres::failure::classify_sql;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -54,11 +53,9 @@ async fn init(args: &InitArgs, name: &str, pipeline: &PipelineConfig) -> u8 {
         Ok(wanted) => wanted,
         Err(why) => return failed(name, &why),
     };
-    let plan = match postgres::plan(&client, &wanted, &pipeline.source).await {
+    let plan = match postgres::plan(&client, pipeline, &wanted).await {
         Ok(plan) => plan,
-        Err(error) => {
-            return failed(name, &classify_sql(error, "the admin role", "the admin's database").to_string());
-        }
+        Err(why) => return failed(name, &why),
     };
     let mut broker = match broker::look(pipeline).await {
         Ok(broker) => broker,

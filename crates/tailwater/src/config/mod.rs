@@ -150,6 +150,10 @@ pub struct RouteConfig {
     pub value_schemas: bool,
     /// The same around JSON texts in headers.
     pub header_schemas: bool,
+    /// Decimals in JSON keys of change events are numbers, not bytes in base64 (`decimal.format=NUMERIC`).
+    pub key_numeric: bool,
+    /// The same in JSON bodies.
+    pub value_numeric: bool,
     /// Debezium's `topic.prefix`: first part of a change event's topic, logical name in strict headers, and prefix of the
     /// topics that predicates look at.
     pub topic_prefix: String,
@@ -262,6 +266,8 @@ impl Default for RouteConfig {
             key_schemas: false,
             value_schemas: false,
             header_schemas: false,
+            key_numeric: false,
+            value_numeric: false,
             topic_prefix: "tailwater".into(),
             only_topics: None,
             negate: false,

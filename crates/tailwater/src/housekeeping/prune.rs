@@ -3,7 +3,7 @@
 
 use super::horizon::{self, AGE_MAX, Horizon, Reached};
 use super::table::{self, AgeColumn, OutboxTable};
-use crate::config::{Config, PipelineConfig, PruneConfig};
+use crate::config::{Config, PipelineConfig, PruneConfig, RouteKind};
 use crate::setup::sql::{TableName, ident};
 use crate::sources::postgres::failure;
 use std::time::Duration;
@@ -271,6 +271,9 @@ pub async fn table_of(client: &Client, pipeline: &PipelineConfig) -> Result<Tabl
     let Some(source) = pipeline.source.log() else {
         return Err("this pipeline polls its table: rows are deleted or marked when they are published".into());
     };
+    if pipeline.route.kind == RouteKind::Changes {
+        return Err("this pipeline publishes change events: the rows are not ours to delete".into());
+    }
     if !source.table.is_empty() {
         return Ok(TableName::parse(&source.table));
     }

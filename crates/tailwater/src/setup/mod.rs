@@ -9,6 +9,7 @@
 //! missing (a table to a publication, an attribute to the role); what differs otherwise is explained, with the statement.
 
 pub mod broker;
+pub mod changes;
 pub mod facts;
 pub mod layout;
 pub mod plan;

@@ -78,7 +78,7 @@ impl Plan {
         self.findings.push(Finding { severity: Severity::Problem, text: text.into(), remedy });
     }
 
-    fn note(&mut self, text: impl Into<String>, remedy: Option<String>) {
+    pub(super) fn note(&mut self, text: impl Into<String>, remedy: Option<String>) {
         self.findings.push(Finding { severity: Severity::Note, text: text.into(), remedy });
     }
 }

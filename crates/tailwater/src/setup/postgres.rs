@@ -2,9 +2,10 @@
 
 use super::plan::{self, Plan, Step, Wanted, WantedRole};
 use super::sql::TableName;
-use super::{facts, poll};
-use crate::config::{PipelineConfig, SourceConfig};
+use super::{changes, facts, poll};
+use crate::config::{PipelineConfig, RouteKind, SourceConfig};
 use crate::housekeeping::prune;
+use crate::sources::postgres::failure::classify_sql;
 use crate::sources::postgres::target::Target;
 use tokio_postgres::Client;
 
@@ -42,7 +43,15 @@ pub async fn wanted(client: &Client, pipeline: &PipelineConfig) -> Result<Wanted
 }
 
 /// Looks and plans; changes nothing.
-pub async fn plan(client: &Client, wanted: &Wanted, source: &SourceConfig) -> Result<Plan, tokio_postgres::Error> {
+pub async fn plan(client: &Client, pipeline: &PipelineConfig, wanted: &Wanted) -> Result<Plan, String> {
+    if pipeline.route.kind == RouteKind::Changes {
+        return changes::plan(client, pipeline, wanted).await;
+    }
+    let planned = plan_outbox(client, wanted, &pipeline.source).await;
+    planned.map_err(|error| classify_sql(error, "the admin role", "the admin's database").to_string())
+}
+
+async fn plan_outbox(client: &Client, wanted: &Wanted, source: &SourceConfig) -> Result<Plan, tokio_postgres::Error> {
     let facts = facts::look(client, wanted).await?;
     Ok(match source {
         SourceConfig::Postgres(_) => plan::plan(wanted, &facts),

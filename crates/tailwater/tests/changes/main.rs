@@ -5,6 +5,7 @@ mod golden;
 #[path = "../../../tailwater-core/tests/golden/pointer.rs"]
 mod pointer;
 mod refused;
+mod setup;
 mod stream;
 mod transforms;
 
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 use testbed::{
-    Child, Kafka, Postgres, Record, WorkDir, eventually, free_port, http_request, note, shared_kafka, shared_postgres, unique,
+    Child, Kafka, Postgres, Record, WorkDir, eventually, free_port, http_request, note, shared_kafka, shared_postgres,
+    unique,
 };
 use tokio_postgres::Client;
 
@@ -125,7 +127,7 @@ fn merge(config: &mut Value, more: &Value) {
 }
 
 async fn streaming(sql: &Client, slot: &str) {
-    let active = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active AND NOT temporary)";
+    let active = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active AND NOT temporary AND confirmed_flush_lsn IS NOT NULL)";
     eventually(PATIENCE, || async { sql.query_one(active, &[&slot]).await.unwrap().get::<_, bool>(0).then_some(()) })
         .await;
 }
@@ -139,7 +141,8 @@ impl Process {
     async fn records(&self, topic: &str, count: usize) -> Vec<Record> {
         eventually(PATIENCE, || async {
             let records = self.kafka.records(topic).await;
-            note(records.iter().map(|record| (key(record), value(record))).collect::<Vec<_>>());
+            let states = self.request("GET", "/connectors?expand=status", None).await;
+            note((states, records.iter().map(|record| (key(record), value(record))).collect::<Vec<_>>()));
             assert!(
                 records.len() <= count,
                 "more than {count} in {topic}: {:?}",

@@ -12,7 +12,7 @@ const ROUTES: &str = "debezium.transforms=r\ndebezium.transforms.r.type=org.apac
     debezium.transforms.r.regex=(.*)\\\\.public\\\\.(.*)\ndebezium.transforms.r.replacement=$1_$2\n";
 
 /// The recipe without its transform.
-fn plain(lines: &str) -> String {
+pub fn plain(lines: &str) -> String {
     let kept: Vec<&str> = RECIPE.lines().filter(|line| !line.starts_with("debezium.transforms")).collect();
     format!("{}\n{lines}\n", kept.join("\n"))
 }
@@ -100,7 +100,7 @@ fn what_change_events_cannot_do_is_refused_by_name() {
         ("debezium.source.money.fraction.digits=0", "money_fraction_digits"),
         ("debezium.source.snapshot.mode=always", "initial or no_data"),
         ("debezium.source.tombstone.on.delete=true", "did you mean `debezium.source.tombstones.on.delete`?"),
-        ("debezium.format.decimal.format=NUMERIC", "decimal.handling.mode"),
+        ("debezium.format.decimal.format=ODD", "neither BASE64 nor NUMERIC"),
         ("debezium.transforms=x\ndebezium.transforms.x.type=org.example.Odd", "`org.example.Odd` is not part"),
         ("debezium.transforms=x", "debezium.transforms.x.type: is missing"),
         (&format!("{UNWRAP}debezium.transforms.u.drop.tombstones=true"), "delete.tombstone.handling.mode"),
@@ -141,6 +141,17 @@ fn strict_compatibility_has_the_defaults_of_debezium_server() {
     assert!(parts(&loaded).0.catalog);
     let without = changes("tailwater.compatibility=strict\ndebezium.format.schemas.enable=false");
     assert!(!parts(&without).1.route.value_schemas);
+}
+
+#[test]
+fn decimals_are_numbers_where_a_file_asks_for_them() {
+    let numeric = |lines: &str| {
+        let route = parts(&changes(lines)).1.route.clone();
+        [route.key_numeric, route.value_numeric]
+    };
+    assert_eq!(numeric(""), [false; 2]);
+    assert_eq!(numeric("debezium.format.decimal.format=NUMERIC"), [true; 2]);
+    assert_eq!(numeric("debezium.format.value.decimal.format=numeric"), [false, true]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the documentation says is what the code does.
 
+use super::changes::plain;
 use super::*;
 use tailwater::config::debezium::docs::markdown;
 use tailwater::config::debezium::keys;
@@ -52,6 +53,8 @@ fn each_decision_is_documented() {
         format!("{RECIPE}debezium.sink.rabbitmq.routingKey.source=key\n"),
         format!("{RECIPE}debezium.sink.rabbitmq.routingKeyFromTopicName=true\n"),
         kafka_recipe(""),
+        kafka_recipe("debezium.format.key=json"),
+        plain(""),
         format!("{RECIPE}debezium.source.snapshot.mode=when_needed\nquarkus.http.port=1\n"),
     ];
     for file in files {

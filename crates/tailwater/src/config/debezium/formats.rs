@@ -14,6 +14,27 @@ impl Mapper<'_> {
         self.value_format();
         self.key_format();
         self.header_format();
+        for (converter, part) in [(VALUE, "route.value_numeric"), (KEY, "route.key_numeric")] {
+            if self.mode == Mode::Changes {
+                self.decimals(converter, part);
+            }
+        }
+    }
+
+    fn decimals(&mut self, converter: &str, part: &str) {
+        let keys = [format!("{converter}.decimal.format"), "debezium.format.decimal.format".to_owned()];
+        let Some(key) = keys.into_iter().find(|key| self.value(key).is_some()) else { return };
+        match self.value(&key).unwrap_or_default().to_uppercase().as_str() {
+            "BASE64" => {}
+            "NUMERIC" => {
+                let origin = self.origin(&key);
+                self.set(part, "true", origin);
+            }
+            other => {
+                let text = format!("`{other}` is neither BASE64 nor NUMERIC");
+                self.problem(&key, text);
+            }
+        }
     }
 
     /// `schemas.enable` of one converter: its own, else the common one; and the key that says it.

@@ -33,6 +33,8 @@ impl Check<'_> {
         self.require(pipeline.route.changes == ChangeOptions::default(), &at("route.changes"), text);
         let text = "change events go through them: an outbox has its router alone";
         self.require(pipeline.route.transforms.is_empty(), &at("route.transforms"), text);
+        let text = "an outbox's numbers are JSON numbers already: only change events have decimals in base64";
+        self.require(!pipeline.route.key_numeric && !pipeline.route.value_numeric, &at("route.value_numeric"), text);
         let text = "is none of the members that schemas describe: leave out the schemas";
         let lsn = pipeline.route.outbox.lsn_header.is_none() || !pipeline.route.has_schemas();
         self.require(lsn, &at("route.outbox.lsn_header"), text);

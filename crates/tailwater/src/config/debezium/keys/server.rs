@@ -6,7 +6,7 @@ use super::{Key, key};
 
 const NO_STORES: &str = "Java key stores cannot be read: use `tailwater.sink.ca_file` with a PEM file";
 const CLIENT: &str = "belongs to the Java client";
-const DECIMALS: &str = "write decimal.handling.mode=string (or double, which loses digits)";
+const DECIMALS: &str = "`BASE64`, or `NUMERIC`: decimals of keys and bodies are JSON numbers";
 const REGISTRY: &str = "formats with a schema registry are not part of this version";
 
 pub const SERVER: &[Key] = &[
@@ -72,9 +72,9 @@ pub const FORMATS: &[Key] = &[
     key("debezium.format.schemas.cache.size", Ignored("nothing to cache")),
     key("debezium.format.<n>.schemas.cache.size", Ignored("nothing to cache")),
     key("debezium.format.decimal.format", StrictOnly(&["BASE64"], "numbers keep their digits"))
-        .changes(Refused(&["BASE64"], DECIMALS)),
+        .changes(Works(Mapped, DECIMALS)),
     key("debezium.format.<n>.decimal.format", StrictOnly(&["BASE64"], "numbers keep their digits"))
-        .changes(Refused(&["BASE64"], DECIMALS)),
+        .changes(Works(Mapped, DECIMALS)),
     key("debezium.format.replace.null.with.default", StrictOnly(&["true"], "a null stays null")),
     key("debezium.format.<n>.replace.null.with.default", StrictOnly(&["true"], "a null stays null")),
     key("debezium.format.apicurio.registry.url", Refused(&[], REGISTRY)),
