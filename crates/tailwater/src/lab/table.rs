@@ -3,7 +3,7 @@
 use super::Report;
 use std::fmt::Write;
 
-const HEADS: [&str; 11] = [
+const HEADS: [&str; 12] = [
     "",
     "committed",
     "published",
@@ -13,8 +13,9 @@ const HEADS: [&str; 11] = [
     "after inbox",
     "p50 ms",
     "p99 ms",
-    "tx/order",
-    "blocks/order",
+    "extra tx",
+    "extra rows",
+    "CPU ms",
 ];
 
 /// One line per pattern.
@@ -32,8 +33,9 @@ pub fn text(report: &Report) -> String {
             number(count.duplicates_after),
             format!("{:.1}", count.latency.p50_ms),
             format!("{:.0}", count.latency.p99_ms),
-            format!("{:.2}", count.load.transactions),
-            format!("{:.1}", count.load.blocks),
+            format!("{:.2}", count.load.extra_transactions()),
+            format!("{:.2}", count.load.extra_rows()),
+            format!("{:.2}", count.load.cpu_ms),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -49,5 +51,6 @@ pub fn text(report: &Report) -> String {
         }
         text.push('\n');
     }
+    text.push_str("\nextra: per order, beyond the one transaction and the one row of the order itself; CPU: of the database, per order\n");
     text
 }

@@ -35,12 +35,7 @@ pub fn html(report: &Report, command: &str) -> Result<String, LabError> {
     body.push_str("<h2>The run, event by event</h2>");
     plots::timelines(&mut body, report)?;
     body.push_str("<h2>What an order costs the database</h2>");
-    bars(
-        &mut body,
-        report,
-        "loads",
-        &[("transactions", &|c| c.load.transactions), ("rows written", &|c| c.load.rows_written)],
-    );
+    bars(&mut body, report, "loads", &[("transactions", &|c| c.load.transactions), ("rows", &|c| c.load.rows_written)]);
     bars(&mut body, report, "cpu", &[("CPU, ms", &|c| c.load.cpu_ms)]);
     body.push_str(
         "<p class=note>In the pattern's own database, while the load ran: the service, the relay and, in listen to yourself, \
