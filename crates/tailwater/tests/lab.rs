@@ -23,8 +23,9 @@ fn writing_twice_is_seen_to_lose_and_to_invent_and_writing_once_does_neither() {
     let dir = WorkDir::new();
     let page = dir.path().join("lab.html");
     let out = page.display().to_string();
-    let output =
-        lab(&["--seed", "3", "--orders", "240", "--load", "12s", "--away", "2s", "--json", "--out", &out], &[]);
+    let arguments = ["--seed", "3", "--orders", "240", "--load", "12s", "--away", "2s", "--json", "--out", &out];
+    // what is set around the lab is not its relays' business
+    let output = lab(&arguments, &[("TAILWATER_HTTP__LISTEN", "nonsense")]);
     let (stdout, stderr) = said(&output);
     assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
     let report: Value = serde_json::from_str(&stdout).unwrap();
@@ -124,8 +125,11 @@ fn a_wrong_argument_is_refused_with_what_is_allowed() {
         (["--load", "1s"], "from 5s to 3600s"),
         (["--orders", "3"], "10..=100000"),
         (["--faults", "rain"], "broker-away"),
+        (["--from", "postgres://postgres@localhost/shop"], "uses none of yours"),
     ] {
-        let (_, stderr) = said(&lab(&arguments, &[]));
+        let output = lab(&arguments, &[]);
+        let (_, stderr) = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(allowed), "{arguments:?}: {stderr}");
     }
 }

@@ -1,6 +1,6 @@
 //! `tailwater lab`: what each pattern loses, on private servers; and the hidden processes that it consists of.
 
-use super::{DONE, FAILED, GlobalArgs};
+use super::{DONE, FAILED, GlobalArgs, WRONG_USAGE};
 use crate::lab::faults::Fault;
 use crate::lab::pattern::Pattern;
 use crate::lab::service::Places;
@@ -93,6 +93,15 @@ fn runtime() -> Result<tokio::runtime::Runtime, Box<dyn std::error::Error + Send
 
 /// Runs the lab. Exit code 1 if a pattern that promises it lost or invented something.
 pub fn run(args: &LabArgs, global: &GlobalArgs) -> ExitCode {
+    let given =
+        std::env::args().skip(1).find(|a| ["--from", "--to"].contains(&a.split('=').next().unwrap_or_default()));
+    if let Some(given) = given {
+        let given = given.split('=').next().unwrap_or_default();
+        eprintln!(
+            "tailwater: {given}: the lab breaks its servers, so it starts private ones and uses none of yours; leave it out"
+        );
+        return ExitCode::from(WRONG_USAGE);
+    }
     let start = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let say = |text: &str| {

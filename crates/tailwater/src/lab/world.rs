@@ -141,6 +141,12 @@ impl World {
         let mut command = std::process::Command::new(program()?);
         match role {
             Role::Relay => {
+                // its file is all its configuration, whatever is set around the lab
+                for (name, _) in
+                    std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TAILWATER_"))
+                {
+                    command.env_remove(name);
+                }
                 command.arg("run").arg("--config").arg(self.relay_file(side.pattern));
             }
             Role::Consumer | Role::Listener => {
