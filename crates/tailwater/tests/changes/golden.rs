@@ -55,7 +55,7 @@ const CASES: &[&str] = &[
     "b_regex_router",
 ];
 
-fn load(folder: &str, name: &str) -> Value {
+pub fn load(folder: &str, name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tailwater-core/tests/golden").join(folder);
     serde_json::from_str(&std::fs::read_to_string(path.join(format!("{name}.json"))).unwrap()).unwrap()
 }
@@ -75,21 +75,15 @@ async fn recorded_cases_come_out_of_the_binary_as_debezium_recorded_them() {
 
 async fn replay(process: &Process, name: &str) -> Result<(), String> {
     let (case, recorded) = (load("cases", name), load("records", name));
-    let pg = shared_postgres().await;
-    let admin = pg.client("postgres").await;
-    admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
-    admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-    let sql = pg.client(name).await;
-    sql.batch_execute("SET timezone = 'UTC'").await.unwrap();
+    let shop = Shop::named(name).await;
     for statement in case["ddl"].as_array().into_iter().flatten() {
-        sql.batch_execute(statement.as_str().unwrap()).await.map_err(|error| format!("{statement}: {error:?}"))?;
+        shop.sql.batch_execute(statement.as_str().unwrap()).await.map_err(|error| format!("{statement}: {error:?}"))?;
     }
-    transactions(&sql, &case["before"]).await?;
+    transactions(&shop.sql, &case["before"]).await?;
     let expected = by_topic(&recorded);
     for topic in expected.keys() {
         process.topic(topic).await;
     }
-    let shop = Shop { pg, database: name.into(), name: name.into(), sql };
     let mut config = shop.connector(json!({
         "snapshot.mode": "no_data", "poll.interval.ms": "50", "errors.max.retries": "0",
         "tailwater.compatibility": "strict",
@@ -111,14 +105,12 @@ async fn replay(process: &Process, name: &str) -> Result<(), String> {
         }
     }
     process.request("DELETE", &format!("/connectors/{name}"), None).await?;
-    let free =
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
-    eventually(PATIENCE, || async { shop.sql.query_opt(free, &[&name]).await.ok().flatten() }).await;
+    shop.leave().await;
     result
 }
 
 /// A list of transactions, each a list of statements or an object around one.
-async fn transactions(sql: &Client, list: &Value) -> Result<(), String> {
+pub async fn transactions(sql: &Client, list: &Value) -> Result<(), String> {
     for transaction in list.as_array().into_iter().flatten() {
         let Some(statements) = transaction.as_array().or_else(|| transaction["statements"].as_array()) else {
             continue;
@@ -140,7 +132,7 @@ fn by_topic(recorded: &Value) -> BTreeMap<String, Vec<&Value>> {
 }
 
 /// What is another in another server: places in its log, its clock, its transactions.
-const SERVERS_OWN: [&str; 6] = ["ts_ms", "ts_us", "ts_ns", "sequence", "txId", "lsn"];
+pub const SERVERS_OWN: [&str; 6] = ["ts_ms", "ts_us", "ts_ns", "sequence", "txId", "lsn"];
 
 fn same(record: &Value, ours: &Record) -> Result<(), String> {
     let mut masks: Vec<Value> = record["volatile"].as_array().cloned().unwrap_or_default();
@@ -163,7 +155,7 @@ fn same(record: &Value, ours: &Record) -> Result<(), String> {
     Ok(())
 }
 
-fn same_bytes(part: &str, expected: &Value, ours: Option<&[u8]>, masks: &[Value]) -> Result<(), String> {
+pub fn same_bytes(part: &str, expected: &Value, ours: Option<&[u8]>, masks: &[Value]) -> Result<(), String> {
     let (mut expected, Some(ours)) = (expected["utf8"].as_str().map(str::to_owned), ours) else {
         let none = expected.is_null() && ours.is_none();
         return if none { Ok(()) } else { Err(format!("{part}: {ours:?} instead of {expected}")) };

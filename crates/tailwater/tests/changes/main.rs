@@ -5,6 +5,7 @@ mod golden;
 #[path = "../../../tailwater-core/tests/golden/pointer.rs"]
 mod pointer;
 mod refused;
+mod server;
 mod setup;
 mod stream;
 mod transforms;
@@ -81,6 +82,17 @@ impl Shop {
         Shop { pg, database, name, sql }
     }
 
+    /// With the names of a recorded case, and without a table.
+    async fn named(name: &str) -> Shop {
+        let pg = shared_postgres().await;
+        let admin = pg.client("postgres").await;
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let sql = pg.client(name).await;
+        sql.batch_execute("SET timezone = 'UTC'").await.unwrap();
+        Shop { pg, database: name.into(), name: name.into(), sql }
+    }
+
     /// What people write for Debezium's PostgreSQL connector, with changes: null takes a key away.
     fn connector(&self, more: Value) -> Value {
         let mut config = json!({
@@ -109,6 +121,13 @@ impl Shop {
 
     fn topic(&self, table: &str) -> String {
         format!("{}.public.{table}", self.name)
+    }
+
+    /// Gives the slot back, once nobody reads it.
+    async fn leave(&self) {
+        let free =
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
+        eventually(PATIENCE, || async { self.sql.query_opt(free, &[&self.name]).await.ok().flatten() }).await;
     }
 
     /// The slot is read: the connector is past its snapshot.
