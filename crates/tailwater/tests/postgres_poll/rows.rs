@@ -91,7 +91,9 @@ async fn what_was_not_confirmed_comes_again() {
     outbox.insert(0..5).await;
     source.take(5).await;
     source.confirm_all().await;
+    drop(source);
     outbox.insert(5..10).await;
+    let mut source = outbox.open(None).await;
     source.take(5).await;
     let unconfirmed = source.upto.clone();
     drop(source);
