@@ -21,8 +21,7 @@ pub async fn run(places: Places, apply: bool) -> Outcome<()> {
         .set("bootstrap.servers", &places.bootstrap)
         .set("broker.address.family", "v4")
         .set("group.id", format!("{}-{}", places.pattern.name(), if apply { "service" } else { "consumer" }))
-        // static membership: after a kill the next one takes over at once, as the same member
-        .set("group.instance.id", "only")
+        // a member that was killed is given up after this time, and the next one takes over
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "500")
@@ -32,9 +31,14 @@ pub async fn run(places: Places, apply: bool) -> Outcome<()> {
         .create()?;
     consumer.subscribe(&[places.pattern.name()])?;
     loop {
-        let Ok(record) = consumer.recv().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let record = match consumer.recv().await {
+            Ok(record) => record,
+            // it will not receive again: what ends is seen
+            Err(error) if consumer.client().fatal_error().is_some() => return Err(error.into()),
+            Err(error) => {
+                wait(&error).await;
+                continue;
+            }
         };
         let id = record.headers().and_then(|headers| headers.iter().find(|header| header.key == "id"));
         let id = id.and_then(|header| std::str::from_utf8(header.value?).ok()).ok_or("a record without an id")?;
