@@ -100,6 +100,7 @@ fn what_change_events_cannot_do_is_refused_by_name() {
         ("debezium.source.money.fraction.digits=0", "money_fraction_digits"),
         ("debezium.source.snapshot.mode=always", "initial or no_data"),
         ("debezium.source.tombstone.on.delete=true", "did you mean `debezium.source.tombstones.on.delete`?"),
+        ("debezium.source.topic.prefix=", "every topic begins with it"),
         ("debezium.format.decimal.format=ODD", "neither BASE64 nor NUMERIC"),
         ("debezium.transforms=x\ndebezium.transforms.x.type=org.example.Odd", "`org.example.Odd` is not part"),
         ("debezium.transforms=x", "debezium.transforms.x.type: is missing"),

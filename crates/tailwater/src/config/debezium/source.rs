@@ -32,6 +32,10 @@ impl Mapper<'_> {
 
     fn changes(&mut self) {
         self.set("route.kind", "changes", Origin::Chosen("the file has no outbox event router alone"));
+        const PREFIX: &str = "debezium.source.topic.prefix";
+        if self.value(PREFIX).is_none_or(str::is_empty) {
+            self.problem(PREFIX, "is missing: every topic begins with it");
+        }
         // without a filter there every message is an event
         self.set("source.messages", "true", Origin::Chosen("as Debezium reads logical messages"));
         self.publication_of_changes();
