@@ -109,7 +109,7 @@ fn moments_of_undone(report: &Report, killed_us: i64) -> Vec<Moment> {
             end_us(report).max(killed_us),
             Kind::Good,
             "At the end of the run the database holds no such order and the topic no such event. The customer got no answer \
-             and asks again; nobody was told anything that is not so."
+             and may ask again; nobody was told anything that is not so."
                 .into(),
         ),
     ]
