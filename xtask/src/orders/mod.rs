@@ -1,4 +1,4 @@
-//! The orders demonstration on private servers: `up` starts all services and leaves them running, [`story`] tells what
+//! The orders demonstration on private servers: `up` starts all services and leaves them running, [`mod@story`] tells what
 //! happens when some are killed on the way.
 
 mod story;
