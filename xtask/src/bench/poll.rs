@@ -66,8 +66,8 @@ pub async fn run(bench: &Bench, rows: usize, rounds: usize, rate: u32, seconds: 
     Ok(())
 }
 
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
+fn text(error: impl std::fmt::Debug) -> String {
+    format!("{error:?}")
 }
 
 /// A database with the outbox that this way needs, and its client.
@@ -77,16 +77,16 @@ async fn database(bench: &Bench, way: Way) -> Result<(String, Client), String> {
     let table = "create table outbox (seq bigint generated always as identity unique, id uuid not null default \
          gen_random_uuid(), aggregatetype text not null, aggregateid text not null, type text not null, payload jsonb, \
          published_at timestamptz)";
-    let more = match way {
-        Way::Log => format!(
-            "create publication pub for table outbox with (publish = 'insert'); \
-             select pg_create_logical_replication_slot('{name}', 'pgoutput')"
-        ),
-        Way::PollDelete => String::new(),
-        Way::PollMark => "create index on outbox (seq) where published_at is null".into(),
+    let slot = format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    let more: &[&str] = match way {
+        Way::Log => &["create publication pub for table outbox with (publish = 'insert')", &slot],
+        Way::PollDelete => &[],
+        Way::PollMark => &["create index on outbox (seq) where published_at is null"],
     };
     client.batch_execute(table).await.map_err(text)?;
-    client.batch_execute(&more).await.map_err(text)?;
+    for statement in more {
+        client.batch_execute(statement).await.map_err(text)?;
+    }
     Ok((name, client))
 }
 
@@ -117,14 +117,15 @@ async fn drain(bench: &Bench, way: Way, rows: usize) -> Result<Sample, String> {
     let (database, client) = database(bench, way).await?;
     let filler = "x".repeat(220);
     let fill = format!(
-        "set synchronous_commit = off; do $$ begin for i in 1..{} loop \
+        "do $$ begin for i in 1..{} loop \
            insert into outbox (aggregatetype, aggregateid, type, payload) \
            select 'bench', 'k' || (i % 1000), 'Benched', json_build_object('n', i, 'filler', '{filler}')::jsonb \
            from generate_series(1, 100); commit; end loop; end $$",
         rows / 100
     );
-    client.batch_execute(&fill).await.map_err(text)?;
-    client.batch_execute("vacuum analyze outbox; checkpoint").await.map_err(text)?;
+    for statement in ["set synchronous_commit = off", &fill, "vacuum analyze outbox", "checkpoint"] {
+        client.batch_execute(statement).await.map_err(|error| format!("{statement}: {error:?}"))?;
+    }
     drop(client);
     let watch = bench.pg.client("postgres").await;
     let in_database = bench.pg.client(&database).await;
@@ -202,7 +203,7 @@ async fn latency(bench: &Bench, way: Way, name: &str, rate: u32, seconds: u32) -
     let (process, mut out) = start(bench, way, &database, directory.path())?;
     let total = u64::from(rate) * u64::from(seconds);
     let reader = tokio::task::spawn_blocking(move || {
-        let mut histogram = Histogram::<u64>::new(3).expect("3 digits");
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("3 digits");
         let mut line = String::new();
         while histogram.len() < total {
             line.clear();
