@@ -107,7 +107,8 @@ pub async fn run(bench: &Bench, kind: &str, rate: u32, seconds: u32) -> Result<(
 }
 
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("3 digits")
+    // with bounds: one that grows by itself clips what `saturating_record` gives it
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("1 µs to 1 min in 3 digits")
 }
 
 /// Enters how long ago the event was written.
