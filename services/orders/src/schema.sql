@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS "Transactional_Outbox" (
 -- Orders_2: the event alone; the order follows when the service hears it.
 CREATE TABLE IF NOT EXISTS "Listen_To_Yourself" (LIKE "Transactional_Outbox" INCLUDING ALL);
 
+-- What pollers look for: rows that are not published yet, however many are.
+CREATE INDEX IF NOT EXISTS transactional_outbox_unpublished ON "Transactional_Outbox" (seq) WHERE published_at IS NULL;
+CREATE INDEX IF NOT EXISTS listen_to_yourself_unpublished ON "Listen_To_Yourself" (seq) WHERE published_at IS NULL;
+
 -- Orders_3: written with the order, in one transaction; read from the log.
 CREATE TABLE IF NOT EXISTS "Transactional_Log_Tailing" (
     id            uuid PRIMARY KEY,

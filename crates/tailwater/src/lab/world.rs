@@ -25,8 +25,10 @@ CREATE TABLE outbox (
 CREATE PUBLICATION outbox FOR TABLE outbox WITH (publish = 'insert');
 "#;
 
-/// Wakes the relay at each commit; without it, it looks once a second.
-const WAKE: &str = r#"
+/// What a poller wants: rows that are not published yet under an index, and to be woken at each commit (without it, it looks
+/// once a second).
+const POLLED: &str = r#"
+CREATE INDEX unpublished ON outbox (seq) WHERE published_at IS NULL;
 CREATE FUNCTION wake() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN PERFORM pg_notify('CHANNEL', ''); RETURN NULL; END $$;
 CREATE TRIGGER wake AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION wake();
@@ -120,7 +122,7 @@ impl World {
         let (mut db, mut consumer_db): (Client, Client) = (self.pg.client(name).await, self.pg.client(&consumer).await);
         db.batch_execute(PATTERN_SCHEMA).await?;
         if matches!(pattern, Pattern::Polling | Pattern::ListenToYourself) {
-            db.batch_execute(&WAKE.replace("CHANNEL", &channel("outbox"))).await?;
+            db.batch_execute(&POLLED.replace("CHANNEL", &channel("outbox"))).await?;
         }
         consumer_db.batch_execute(CONSUMER_SCHEMA).await?;
         tailwater_client::inbox::create_table(&mut db).await?;
