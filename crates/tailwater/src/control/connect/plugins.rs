@@ -10,13 +10,21 @@ use std::collections::BTreeSet;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Beyond connectors: what a configuration may name.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 14] = [
+    ("io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent", "transformation"),
+    ("io.debezium.transforms.ExtractNewRecordState", "transformation"),
     ("io.debezium.transforms.outbox.EventRouter", "transformation"),
+    ("org.apache.kafka.connect.transforms.RegexRouter", "transformation"),
+    ("org.apache.kafka.connect.transforms.predicates.HasHeaderKey", "predicate"),
+    ("org.apache.kafka.connect.transforms.predicates.RecordIsTombstone", "predicate"),
     ("org.apache.kafka.connect.transforms.predicates.TopicNameMatches", "predicate"),
+    ("io.debezium.converters.BinaryDataConverter", "converter"),
     ("org.apache.kafka.connect.converters.ByteArrayConverter", "converter"),
     ("org.apache.kafka.connect.json.JsonConverter", "converter"),
     ("org.apache.kafka.connect.storage.StringConverter", "converter"),
+    ("org.apache.kafka.connect.json.JsonConverter", "header_converter"),
     ("org.apache.kafka.connect.storage.SimpleHeaderConverter", "header_converter"),
+    ("org.apache.kafka.connect.storage.StringConverter", "header_converter"),
 ];
 
 /// Whether a class is ours, by its whole name or an alias.
