@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Save first, confirm second: once confirmed, the source may forget. Not here: re-sending (lanes), standby and gap decisions
-//! (the source's opening), restarts after fatal errors (nobody: an operator must act).
+//! (the source's opening), starting again after a failure (the supervisor).
 
 use crate::config::{DeliveryConfig, OnRejected, Order};
 use crate::lanes::{Lane, LaneSetup, Report, Work};
