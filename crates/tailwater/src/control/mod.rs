@@ -1,5 +1,5 @@
-//! The HTTP port: health, metrics, status. Loopback unless told otherwise. It reads [`Status`] and decides nothing; the
-//! relay works the same without it.
+//! The HTTP port: health, metrics, status. Loopback unless told otherwise. It reads [`crate::metrics::Status`] and decides
+//! nothing; the relay works the same without it.
 //!
 //! | path | answer |
 //! |---|---|

@@ -1,10 +1,8 @@
 //! A Kafka topic of dead letters, read from its beginning without a group: other readers notice nothing.
 //!
 //! A topic cannot lose single records. What was replayed or purged is remembered in the consumer group [`GROUP`], record by
-//! record (see [`marks`]), and is a dead letter no more; the offset is committed *after* the replay was acknowledged by the
+//! record (see `marks`), and is a dead letter no more; the offset is committed *after* the replay was acknowledged by the
 //! brokers. What a purge settles at the beginning of a partition is deleted there as well (`DeleteRecords`).
-//!
-//! [`marks`]: super::marks
 
 use super::marks::Marks;
 use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect};

@@ -8,7 +8,7 @@
 //!                          failed ── restart by an operator, or by itself after a back-off (not when events may be missing)
 //! ```
 //!
-//! **One pipeline's trouble stays its own.** Each has a keeper ([`keeper`]): a task that runs the loop as another task, with
+//! **One pipeline's trouble stays its own.** Each has a keeper (`keeper`): a task that runs the loop as another task, with
 //! its own connections, its own floor of memory ([`crate::memory`]) and its own end. Nothing here waits for a pipeline,
 //! except the one who asked for it to be drained.
 //!
