@@ -20,16 +20,21 @@ enum Way {
     Kafka {
         exactly_once: bool,
     },
+    /// In Kafka Connect; the time it takes to start is left out.
+    Debezium,
 }
 
 impl Way {
-    fn all(queues: &[String], kafka: bool) -> Vec<Way> {
+    fn all(queues: &[String], kafka: bool, debezium: bool) -> Vec<Way> {
         let mut ways = vec![Way::Recvlogical, Way::Stdout];
         for kind in queues {
             ways.extend([true, false].map(|bare| Way::Queue { kind: kind.clone(), bare }));
         }
         if kafka {
             ways.extend([Way::BareProducer, Way::Kafka { exactly_once: false }, Way::Kafka { exactly_once: true }]);
+        }
+        if debezium {
+            ways.push(Way::Debezium);
         }
         ways
     }
@@ -43,6 +48,7 @@ impl Way {
             Way::BareProducer => "bare producer → Kafka (floor)".into(),
             Way::Kafka { exactly_once: false } => "tailwater → Kafka".into(),
             Way::Kafka { exactly_once: true } => "tailwater → Kafka, exactly once".into(),
+            Way::Debezium => "Debezium in Connect → Kafka".into(),
         }
     }
 }
@@ -101,7 +107,7 @@ pub async fn run(
 
     println!("\ndrain of {rows} rows of about 300 bytes, {per_transaction} per transaction, {rounds} rounds, medians");
     println!("{:<34} {:>10} {:>12} {:>10}", "", "rows/s", "µs CPU/row", "peak MiB");
-    let ways = Way::all(queues, bench.kafka.is_some());
+    let ways = Way::all(queues, bench.kafka.is_some(), bench.debezium.is_some());
     let backlog = Backlog { database: &database, rows, end: &end };
     let mut samples: Vec<Vec<Sample>> = ways.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
@@ -112,8 +118,7 @@ pub async fn run(
                 Way::Recvlogical => recvlogical(bench, &backlog, &slot)?,
                 Way::Stdout => to_stdout(bench, &backlog, &slot)?,
                 Way::Queue { kind, bare } => to_queue(bench, &backlog, &slot, kind, *bare).await?,
-                Way::BareProducer => to_kafka(bench, &backlog, &slot, None).await?,
-                Way::Kafka { exactly_once } => to_kafka(bench, &backlog, &slot, Some(*exactly_once)).await?,
+                Way::BareProducer | Way::Kafka { .. } | Way::Debezium => to_kafka(bench, &backlog, &slot, way).await?,
             };
             samples[index].push(sample);
             drop_slot(&client, &slot).await?;
@@ -220,28 +225,26 @@ async fn to_queue(bench: &Bench, backlog: &Backlog<'_>, slot: &str, kind: &str, 
     Ok(sample(rows, elapsed, cpu, peak))
 }
 
-/// `exactly_once`: of the relay; `None`: the bare producer.
-async fn to_kafka(
-    bench: &Bench,
-    backlog: &Backlog<'_>,
-    slot: &str,
-    exactly_once: Option<bool>,
-) -> Result<Sample, String> {
+async fn to_kafka(bench: &Bench, backlog: &Backlog<'_>, slot: &str, way: &Way) -> Result<Sample, String> {
     let kafka = bench.kafka.as_ref().expect("started when it is measured");
     let topic = Topic::make(kafka, &testbed::unique("bench").replace('_', "-")).await?;
     let client = bench.pg.client(backlog.database).await;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut command;
-    match exactly_once {
-        None => {
-            command = Command::new(&bench.programs.bare_producer);
-            command.arg(&topic.name).arg(backlog.rows.to_string()).env("BARE_PRODUCER_SERVERS", kafka.bootstrap());
+    match way {
+        Way::Debezium => {
+            let debezium = bench.debezium.as_ref().expect("fetched when it is measured");
+            command = debezium.command(bench, directory.path(), backlog.database, slot, &topic.name)?;
         }
-        Some(once) => {
-            let sink = bench.kafka_sink(once);
+        Way::Kafka { exactly_once } => {
+            let sink = bench.kafka_sink(*exactly_once);
             let config = bench.config(directory.path(), backlog.database, slot, &topic.name, &sink);
             command = Command::new(&bench.programs.tailwater);
             command.args(["run", "--log-level", "error", "--config"]).arg(&config);
+        }
+        _ => {
+            command = Command::new(&bench.programs.bare_producer);
+            command.arg(&topic.name).arg(backlog.rows.to_string()).env("BARE_PRODUCER_SERVERS", kafka.bootstrap());
         }
     }
     // markers of transactions count as records: there the slot says that all is committed
@@ -249,12 +252,16 @@ async fn to_kafka(
         "select count(*) from pg_replication_slots where slot_name = '{slot}' and confirmed_flush_lsn >= '{}'",
         backlog.end
     );
-    let started = Instant::now();
+    let mut started = Instant::now();
     let mut process = Measured::spawn(&mut command)?;
+    while matches!(way, Way::Debezium) && topic.count()? == 0 {
+        alive(&mut process, &command, way)?;
+        started = Instant::now();
+    }
     let (mut cpu, mut peak) = (0.0, 0.0);
     loop {
-        let done = match exactly_once {
-            Some(true) => {
+        let done = match way {
+            Way::Kafka { exactly_once: true } => {
                 client.query_one(&settled, &[]).await.map_err(|error| error.to_string())?.get::<_, i64>(0) == 1
             }
             _ => topic.count()? >= backlog.rows,
@@ -264,11 +271,17 @@ async fn to_kafka(
         if done {
             return Ok(sample(backlog.rows, started.elapsed(), cpu, peak));
         }
-        if let Some(status) = process.child().try_wait().map_err(|e| e.to_string())?
-            && (exactly_once.is_some() || !status.success())
-        {
-            return Err(format!("{command:?} ended early: {status}"));
-        }
+        alive(&mut process, &command, way)?;
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The bare producer ends by itself when all is sent; everything else goes on until it is stopped.
+fn alive(process: &mut Measured, command: &Command, way: &Way) -> Result<(), String> {
+    match process.child().try_wait().map_err(|error| error.to_string())? {
+        Some(status) if !matches!(way, Way::BareProducer) || !status.success() => {
+            Err(format!("{command:?} ended early: {status}"))
+        }
+        _ => Ok(()),
     }
 }

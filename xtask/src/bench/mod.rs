@@ -3,12 +3,14 @@
 //! Floors: `pg_recvlogical` to a null device (what the server can send) and a bare publisher of the same bytes (what the broker
 //! can take). Machines are noisy: rounds are interleaved, medians and ratios are printed. Not a test: nothing fails here.
 
+mod debezium;
 mod drain;
 mod latency;
 mod poll;
 mod topic;
 
 use clap::Args;
+use debezium::Debezium;
 use std::path::PathBuf;
 use testbed::{Kafka, Postgres, RabbitMq};
 
@@ -38,6 +40,9 @@ pub struct BenchArgs {
     /// Length of the latency run, seconds; 0 leaves it out
     #[arg(long, default_value_t = 20)]
     seconds: u32,
+    /// Drain by Debezium in Kafka Connect as well; fetches them (41 MB) the first time
+    #[arg(long)]
+    debezium: bool,
     /// Only polling next to the log
     #[arg(long)]
     polling: bool,
@@ -55,6 +60,7 @@ struct Bench {
     pg: Postgres,
     rabbit: Option<RabbitMq>,
     kafka: Option<Kafka>,
+    debezium: Option<Debezium>,
     programs: Programs,
 }
 
@@ -66,6 +72,7 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
         pg: Postgres::start().await,
         rabbit: if queues.is_empty() { None } else { Some(RabbitMq::start().await) },
         kafka: if args.no_kafka || args.polling { None } else { Some(Kafka::start().await) },
+        debezium: if args.debezium && !args.no_kafka && !args.polling { Some(Debezium::fetch()?) } else { None },
         programs,
     };
     let others = if args.polling { &[][..] } else { &args.per_transaction };
