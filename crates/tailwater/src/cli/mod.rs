@@ -34,7 +34,7 @@ pub const WRONG_USAGE: u8 = 2;
 /// 3: a check found something.
 pub const FOUND: u8 = 3;
 
-/// Publishes an event exactly when its transaction commits: PostgreSQL outbox to RabbitMQ.
+/// Publishes an event exactly when its transaction commits: PostgreSQL outbox to RabbitMQ or Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "tailwater", version, propagate_version = true, max_term_width = 120)]
 #[command(
