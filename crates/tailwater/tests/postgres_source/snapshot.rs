@@ -45,6 +45,49 @@ async fn rows_from_before_the_first_start_come_first_then_the_log() {
     assert!(slot_exists(&outbox).await);
 }
 
+/// T15: a table keeps its rows wherever vacuum made room. Without a numeric key their order is that of their time; without
+/// one, or with one that may be empty, that of the transactions that wrote them; inside a transaction that of its commands.
+#[tokio::test]
+async fn rows_of_a_table_without_a_number_come_in_the_order_they_were_written() {
+    for time in ["", ", sent_at timestamptz", ", at timestamptz not null default now()", ", created_at timestamptz"] {
+        let outbox = Outbox::new(shared_postgres().await).await;
+        let make = format!(
+            "drop table outbox; create table outbox (id uuid primary key default gen_random_uuid(), v text{time}) with \
+             (autovacuum_enabled = false); alter publication pub add table outbox"
+        );
+        outbox.sql.batch_execute(&make).await.unwrap();
+        let columns = if time.contains("created_at") { "(v, created_at)" } else { "(v)" };
+        let value = if time.contains("created_at") { ", now()" } else { "" };
+        let insert = async |text: String| {
+            outbox.sql.batch_execute(&format!("insert into outbox {columns} values ({text}{value})")).await.unwrap();
+        };
+        // several pages, the first of which are empty again
+        for i in 0..40 {
+            insert(format!("repeat('x', 1000) || {i}")).await;
+        }
+        outbox.sql.batch_execute("delete from outbox where v < repeat('x', 1000) || 3").await.unwrap();
+        outbox.sql.batch_execute("vacuum outbox").await.unwrap();
+        let written = "select array_agg(v order by xmin::text::int8) from outbox";
+        let mut expected: Vec<String> = outbox.sql.query_one(written, &[]).await.unwrap().get(0);
+        for i in 0..20 {
+            insert(format!("'later{i}'")).await;
+            expected.push(format!("later{i}"));
+        }
+        // wide and narrow ones go to different pages
+        let transaction: Vec<String> = (0..60)
+            .map(|i| format!("insert into outbox {columns} values (repeat('y', {}) || {i}{value})", i % 3 * 900 + 1))
+            .collect();
+        outbox.sql.batch_execute(&format!("begin; {}; commit", transaction.join("; "))).await.unwrap();
+        expected.extend((0..60).map(|i| format!("{}{i}", "y".repeat(i % 3 * 900 + 1))));
+        let heap: Vec<String> =
+            outbox.sql.query_one("select array_agg(v order by ctid) from outbox", &[]).await.unwrap().get(0);
+        assert_ne!(heap, expected, "the table itself is out of order");
+        let rows = outbox.open(None).await.take(expected.len()).await;
+
+        assert_eq!(values(&rows), expected, "a table with{time}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_table_is_a_snapshot_too() {
     let outbox = Outbox::new(shared_postgres().await).await;

@@ -4,6 +4,7 @@ use super::TableCheck;
 use super::capture::{Captured, Table};
 use super::client::Client;
 use super::failure::Error;
+use super::open::quoted;
 use super::shared::shared;
 use super::target::Target;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use tailwater_core::change::ColumnCatalog;
 use tailwater_core::{Column, Relation, ReplicaIdentity};
 use tokio_postgres::SimpleQueryMessage;
 
-/// A table as the stream will describe it, and the column that tells the order of its rows.
+/// A table as the stream will describe it, and what tells the order in which its rows were written (SQL, for `ORDER BY`).
 pub(super) struct Described {
     pub relation: Relation,
-    pub order_by: Option<Arc<str>>,
+    pub order_by: Option<String>,
 }
 
 const INT2: u32 = 21;
@@ -22,6 +23,8 @@ const INT4: u32 = 23;
 const INT8: u32 = 20;
 const TIMESTAMP: u32 = 1114;
 const TIMESTAMPTZ: u32 = 1184;
+/// What a column is called that holds the time at which its row was written.
+const TIMES: [&str; 3] = ["created_at", "inserted_at", "occurred_at"];
 
 /// Reads a table's columns in the snapshot of `client`.
 pub(super) async fn describe(client: &mut Client, table: &Table, with_facts: bool) -> Result<Described, Error> {
@@ -33,7 +36,7 @@ pub(super) async fn describe(client: &mut Client, table: &Table, with_facts: boo
         identity: ReplicaIdentity::Default,
         columns: Vec::with_capacity(rows.len()),
     };
-    let mut number_key = None;
+    let (mut number_key, mut times, mut system_columns) = (None, Vec::new(), false);
     for row in &rows {
         let parse = || Some((row.text(0)?, row.text(1)?.parse().ok()?, row.text(2)?.parse().ok()?));
         let (column, type_oid, type_modifier): (&str, u32, i32) =
@@ -48,13 +51,19 @@ pub(super) async fn describe(client: &mut Client, table: &Table, with_facts: boo
             continue;
         }
         let key = row.text(4) == Some("t");
+        system_columns = row.text(14) == Some("t");
+        // one that may stay empty says when something else happened
+        let filled = row.text(6) == Some("t") || row.text(7).is_some() || TIMES.contains(&column);
+        if filled && matches!(type_oid, TIMESTAMP | TIMESTAMPTZ) {
+            times.push(column.to_owned());
+        }
         if row.text(5) == Some("t") && matches!(type_oid, INT2 | INT4 | INT8) {
-            number_key = Some(Arc::from(column));
+            number_key = Some(quoted(column));
         }
         let catalog = with_facts.then(|| facts(|index| row.text(index))).flatten();
         relation.columns.push(Column { name: column.into(), type_oid, type_modifier, key, catalog });
     }
-    let order_by = number_key.or_else(|| time_column(&relation));
+    let order_by = number_key.or_else(|| written_order(&times, system_columns));
     Ok(Described { relation, order_by })
 }
 
@@ -84,7 +93,8 @@ fn columns_sql(oid: u32) -> String {
          CASE WHEN b.depth > 0 THEN b.oid END, b.modifier, \
          (SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = b.oid AND e.typcategory = 'A'), \
          (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l WHERE l.enumtypid IN (b.oid, \
-           (SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = b.oid AND e.typcategory = 'A'))) \
+           (SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = b.oid AND e.typcategory = 'A'))), \
+         pg_catalog.has_table_privilege(c.oid, 'SELECT') \
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          CROSS JOIN LATERAL (WITH RECURSIVE under (oid, modifier, depth) AS (SELECT a.atttypid, a.atttypmod, 0 UNION ALL \
            SELECT t.typbasetype, t.typtypmod, u.depth + 1 FROM under u JOIN pg_catalog.pg_type t ON t.oid = u.oid \
@@ -92,6 +102,22 @@ fn columns_sql(oid: u32) -> String {
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
          WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum"
     )
+}
+
+/// The order of rows without a number: their column of time (the only one, or the one that is called so), else the number of
+/// the transaction that wrote them, and inside a transaction the command. `ctid` alone would not do: rows go where vacuum made
+/// room.
+fn written_order(times: &[String], system_columns: bool) -> Option<String> {
+    let time = match times {
+        [only] => Some(only),
+        several => TIMES.iter().find_map(|wanted| several.iter().find(|name| name == wanted)),
+    };
+    let time = time.map(|column| quoted(column));
+    if !system_columns {
+        return time;
+    }
+    // a transaction number has no order, its age has one; a command number only as a number
+    Some(format!("{}, cmin::text::int8, ctid", time.as_deref().unwrap_or("pg_catalog.age(xmin) DESC")))
 }
 
 /// A row of [`columns_sql`]: the part that the stream does not say.
@@ -108,23 +134,6 @@ fn facts<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Option<ColumnCatalog> {
         element_type: number(12),
         enum_labels: labels.map(|labels| labels.into_iter().map(Arc::from).collect()),
     })
-}
-
-/// The column that holds a row's time: the only one, or the one that is called so.
-fn time_column(relation: &Relation) -> Option<Arc<str>> {
-    let times: Vec<&Arc<str>> = relation
-        .columns
-        .iter()
-        .filter(|column| matches!(column.type_oid, TIMESTAMP | TIMESTAMPTZ))
-        .map(|column| &column.name)
-        .collect();
-    match times.as_slice() {
-        [only] => Some((*only).clone()),
-        several => ["created_at", "inserted_at", "occurred_at"]
-            .iter()
-            .find_map(|wanted| several.iter().find(|name| name.as_ref() == *wanted))
-            .map(|name| (*name).clone()),
-    }
 }
 
 /// Adds to a table's description what the stream does not say. It is the catalog of now, not of the change: a column that is

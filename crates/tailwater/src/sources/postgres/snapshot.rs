@@ -306,7 +306,7 @@ async fn tables(client: &mut Client, opening: &Opening) -> Result<VecDeque<Table
 }
 
 /// The rows of an outbox should come in the order they were written, as far as the table can tell: by a numeric primary key,
-/// else by its one column of time. Commit order is nowhere in a table. Change events of a snapshot are one for each key.
+/// else by its one column of time, else by the transactions' numbers. Commit order is nowhere in a table. Change events of a snapshot are one for each key.
 ///
 /// `ONLY`: tables that inherit from this one send their rows under their own names; a partitioned table has none itself.
 fn copy_sql(described: &catalog::Described, table: &capture::Table, ordered: bool) -> String {
@@ -317,8 +317,8 @@ fn copy_sql(described: &catalog::Described, table: &capture::Table, ordered: boo
     if let Some(filter) = &table.row_filter {
         sql.push_str(&format!(" WHERE {filter}"));
     }
-    if let Some(column) = described.order_by.as_ref().filter(|_| ordered) {
-        sql.push_str(&format!(" ORDER BY {}", quoted(column)));
+    if let Some(order) = described.order_by.as_ref().filter(|_| ordered) {
+        sql.push_str(&format!(" ORDER BY {order}"));
     }
     sql.push_str(") TO STDOUT");
     sql
