@@ -25,15 +25,12 @@ async fn count(client: &Client) -> i64 {
     client.query_one("SELECT count(*) FROM thing", &[]).await.unwrap().get(0)
 }
 
-/// T46: decoding already shows the commit, other sessions do not.
-#[tokio::test]
-async fn a_commit_that_waits_for_its_standby_is_waited_for() {
-    let pg = Postgres::start().await;
-    let (mut writer, mut reader) = (pg.client("postgres").await, pg.client("postgres").await);
-    reader.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
-    reader.batch_execute("SELECT pg_create_logical_replication_slot('s', 'test_decoding')").await.unwrap();
-    reader.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    reader.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+type Commit = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
+
+/// Inserts a row and commits: the transaction's number and its commit, if it hangs in synchronous replication; `None` if it
+/// went through.
+async fn hanging_commit(pg: &Postgres, reader: &Client) -> Option<(u64, Commit)> {
+    let mut writer = pg.client("postgres").await;
     let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let (said, xid) = tokio::sync::oneshot::channel();
     let commit = tokio::spawn(async move {
@@ -44,15 +41,41 @@ async fn a_commit_that_waits_for_its_standby_is_waited_for() {
         tx.commit().await
     });
     let xid = xid.await.unwrap();
-    eventually(LONG, || async {
-        let sql = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1";
-        let waits: Option<bool> = reader.query_one(sql, &[&pid]).await.unwrap().get(0);
-        waits.unwrap_or_default().then_some(())
+    let hangs = eventually(LONG, || async {
+        if commit.is_finished() {
+            return Some(false);
+        }
+        let sql = "SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+        reader.query_opt(sql, &[&pid]).await.unwrap().map(|_| true)
     })
     .await;
+    if !hangs {
+        commit.await.unwrap().unwrap();
+        return None;
+    }
+    Some((xid, commit))
+}
+
+/// T46: decoding already shows the commit, other sessions do not.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_standby_is_waited_for() {
+    let pg = Postgres::start().await;
+    let mut reader = pg.client("postgres").await;
+    reader.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
+    reader.batch_execute("SELECT pg_create_logical_replication_slot('s', 'test_decoding')").await.unwrap();
+    reader.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    reader.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    // the reload reaches the process that makes commits wait in its own time: those before it do not
+    let mut before = 0;
+    let (xid, commit) = loop {
+        match hanging_commit(&pg, &reader).await {
+            Some(hanging) => break hanging,
+            None => before += 1,
+        }
+    };
     let decoded = "SELECT count(*) FROM pg_logical_slot_peek_changes('s', NULL, NULL) WHERE data LIKE 'COMMIT%'";
     let decoded: i64 = reader.query_one(decoded, &[]).await.unwrap().get(0);
-    assert_eq!((decoded, count(&reader).await), (1, 0), "decoded, and not visible");
+    assert_eq!((decoded, count(&reader).await), (before + 1, before), "decoded, and not visible");
     let start = Instant::now();
     let outcome = wait_until_visible(&mut reader, xid, BRIEFLY).await;
     assert!(matches!(outcome, Err(WaitError::NotYet(BRIEFLY))), "{outcome:?}");
@@ -65,7 +88,7 @@ async fn a_commit_that_waits_for_its_standby_is_waited_for() {
     });
     reader.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     reader.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    assert_eq!(waiting.await.unwrap(), 1, "visible means visible");
+    assert_eq!(waiting.await.unwrap(), before + 1, "visible means visible");
     commit.await.unwrap().unwrap();
     // Bounded for a transaction that rolled back, too: there is nothing to wait for.
     wait_until_visible(&mut reader, 3, BRIEFLY).await.unwrap();

@@ -105,7 +105,7 @@ async fn properties_and_headers_are_plain_typed_values() {
     assert_eq!(header("bytes"), Some(AMQPValue::ByteArray(vec![0xff].into())));
 }
 
-/// T32: the binding goes away under load; the event is refused, by name, within a second, and never counted.
+/// T32: the binding goes away under load; the event is refused, by name, at once, and never counted.
 #[tokio::test]
 async fn a_binding_that_disappears_is_noticed_by_the_first_message_that_needs_it() {
     let world = Rabbit::start().await;
@@ -116,7 +116,7 @@ async fn a_binding_that_disappears_is_noticed_by_the_first_message_that_needs_it
     let asked = Instant::now();
     publisher.push(one(&many("b", "good.b", 50)));
     let outcome = drive(publisher.as_mut(), 50).await;
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < LIMIT / 2, "{:?}", asked.elapsed());
     assert_eq!((outcome.durable, outcome.rejected.len()), (0, 50));
     assert_eq!(outcome.rejected.iter().map(|r| r.index).collect::<Vec<_>>(), (200..250).collect::<Vec<_>>());
     let reason = &outcome.rejected[0].reason;
@@ -325,12 +325,12 @@ async fn a_silent_broker_is_taken_for_dead_after_two_heartbeats() {
     let start = Instant::now();
     let failure = tokio::time::timeout(LIMIT, publisher.drive()).await.unwrap().unwrap_err();
     assert!(!failure.is_fatal() && failure.to_string().contains("nothing was heard"), "{failure}");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
     // TCP is accepted, and nobody speaks: the limit is on the whole handshake.
     let start = Instant::now();
     let failure = refused(&sink).await;
     assert!(!failure.is_fatal() && failure.to_string().contains("no answer within"), "{failure}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
     world.proxy.restore();
     eventually(LIMIT, || async { sink.open(0).await.ok() }).await;
 }

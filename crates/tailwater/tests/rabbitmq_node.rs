@@ -135,7 +135,7 @@ async fn an_alarm_holds_messages_back_and_loses_none() {
     node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     assert!(waited.is_err() && other_waited.is_err(), "{waited:?} {other_waited:?}");
     assert!(blocked, "the state says so");
-    assert!(stop < Duration::from_secs(1), "{stop:?}");
+    assert!(stop < Duration::from_secs(5), "{stop:?}");
     let (durable, rejected, failure) = drive(publisher.as_mut(), 2000).await;
     assert_eq!((durable, rejected.len()), (2000, 0), "{failure:?}");
     assert!(!place.status.sink_blocked.load(Relaxed));
