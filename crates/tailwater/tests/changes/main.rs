@@ -5,11 +5,13 @@ mod golden;
 #[path = "../../../tailwater-core/tests/golden/pointer.rs"]
 mod pointer;
 mod refused;
+mod relay;
 mod server;
 mod setup;
 mod stream;
 mod transforms;
 
+use relay::File;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
@@ -25,23 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Process {
     kafka: &'static Kafka,
     port: u16,
-    _dir: WorkDir,
+    _file: File,
     child: Child,
 }
 
 impl Process {
     async fn start() -> Process {
-        let (kafka, dir, port) = (shared_kafka().await, WorkDir::new(), free_port());
+        let (kafka, port) = (shared_kafka().await, free_port());
         let config = format!(
-            "state_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n[kafka]\nbootstrap_servers = [\"{}\"]\n",
-            dir.path().join("state").display(),
+            "state_dir = \"state\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n[kafka]\nbootstrap_servers = [\"{}\"]\n",
             kafka.bootstrap()
         );
-        let file = dir.path().join("tailwater.toml");
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-        command.args(["run", "--config"]).arg(file);
-        let process = Process { kafka, port, _dir: dir, child: Child::start(command) };
+        let file = File::new("tailwater.toml", &config);
+        let child = file.run();
+        let process = Process { kafka, port, _file: file, child };
         eventually(PATIENCE, || async { process.request("GET", "/connectors", None).await.ok() }).await;
         process
     }
@@ -61,6 +60,15 @@ impl Process {
         let status = self.request("GET", &format!("/connectors/{name}/status"), None).await.unwrap_or_default();
         let part = |name: &str| status["tasks"][0][name].as_str().unwrap_or_default().to_owned();
         (part("state"), part("trace"))
+    }
+
+    /// Waits until the connector's task has failed; its trace.
+    async fn failed(&self, name: &str) -> String {
+        eventually(PATIENCE, || async {
+            let (state, trace) = self.task(name).await;
+            (state == "FAILED").then_some(trace)
+        })
+        .await
     }
 }
 

@@ -13,11 +13,7 @@ async fn a_column_of_a_type_that_is_not_covered_is_named_at_start() {
     process.topic(&shop.topic("places")).await;
     process.topic(&shop.topic("orders")).await;
     process.post(&shop.name, &shop.connector(json!({}))).await.unwrap();
-    let trace = eventually(PATIENCE, || async {
-        let (state, trace) = process.task(&shop.name).await;
-        (state == "FAILED").then_some(trace)
-    })
-    .await;
+    let trace = process.failed(&shop.name).await;
     assert!(trace.contains("public.places") && trace.contains("column.exclude.list=public.places."), "{trace}");
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
     let count: i64 = shop.sql.query_one(slots, &[&shop.name]).await.unwrap().get(0);
@@ -38,11 +34,7 @@ async fn a_key_that_the_log_will_not_have_is_named_at_start() {
     let more = json!({ "message.key.columns": "public.t:number", "snapshot.mode": "no_data" });
     process.topic(&shop.topic("t")).await;
     process.post(&shop.name, &shop.connector(more)).await.unwrap();
-    let trace = eventually(PATIENCE, || async {
-        let (state, trace) = process.task(&shop.name).await;
-        (state == "FAILED").then_some(trace)
-    })
-    .await;
+    let trace = process.failed(&shop.name).await;
     assert!(trace.contains("ALTER TABLE public.t REPLICA IDENTITY FULL"), "{trace}");
     shop.run("ALTER TABLE t REPLICA IDENTITY FULL").await;
     process.request("POST", &format!("/connectors/{}/restart?includeTasks=true", shop.name), None).await.unwrap();

@@ -33,15 +33,12 @@ async fn replay(name: &str) -> Result<(), String> {
     transactions(&shop.sql, &json!([case["ddl"]])).await?;
     shop.run(&format!("CREATE PUBLICATION {name} FOR ALL TABLES")).await;
     transactions(&shop.sql, &case["before"]).await?;
-    let (broker, dir) = (shared_rabbitmq().await, WorkDir::new());
+    let broker = shared_rabbitmq().await;
     let (rabbit, exchange) = (Rabbit::connect(broker).await, unique(name));
     rabbit.exchange(&exchange).await;
     rabbit.queue(&exchange, &exchange, &["#"]).await;
-    let file = dir.path().join("application.properties");
-    std::fs::write(&file, properties(&shop, &case, &exchange, broker)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(["run", "--config"]).arg(&file).current_dir(dir.path());
-    let child = Child::start(command);
+    let file = File::new("application.properties", &properties(&shop, &case, &exchange, broker));
+    let child = file.run();
     shop.streaming().await;
     transactions(&shop.sql, &case["tx"]).await?;
     let expected = recorded["messages"].as_array().unwrap();

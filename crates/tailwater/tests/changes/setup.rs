@@ -1,48 +1,16 @@
 //! `tailwater init` for change events: publication, role and rights of all captured tables; and what runs with them.
 
 use super::*;
-use std::path::{Path, PathBuf};
-use std::process::Output;
-
-fn config(shop: &Shop, dir: &Path) -> PathBuf {
-    let file = dir.join("tailwater.toml");
-    let config = format!(
-        r#"
-state_dir = "{state}"
-[http]
-listen = ""
-[pipelines.shop.source]
-type = "postgres"
-host = "127.0.0.1"
-port = {port}
-dbname = "{database}"
-user = "{name}"
-password = "relay"
-slot = "{name}"
-publication = "{name}"
-tables = {{ include = "public.a,shop.b" }}
-[pipelines.shop.route]
-kind = "changes"
-topic_prefix = "app"
-[pipelines.shop.sink]
-type = "stdout"
-[pipelines.shop.admin]
-url = "{url}"
-"#,
-        state = dir.join("state").display(),
-        port = shop.pg.port(),
-        database = shop.database,
-        name = shop.name,
-        url = shop.pg.url(&shop.database),
+fn file(shop: &Shop) -> File {
+    let name = &shop.name;
+    let source = format!(
+        "host = \"127.0.0.1\"\nport = {}\ndbname = \"{}\"\nuser = \"{name}\"\npassword = \"relay\"\n\
+         tables = {{ include = \"public.a,shop.b\" }}",
+        shop.pg.port(),
+        shop.database,
     );
-    std::fs::write(&file, config).unwrap();
-    file
-}
-
-fn init(file: &Path, argument: &str) -> (i32, String) {
-    let Output { status, stdout, stderr } =
-        Command::new(env!("CARGO_BIN_EXE_tailwater")).args(["init", argument, "--config"]).arg(file).output().unwrap();
-    (status.code().unwrap(), String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
+    let sink = format!("type = \"stdout\"\n[pipelines.shop.admin]\n{}", shop.url());
+    shop.file("", &source, "topic_prefix = \"app\"", &sink)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,9 +19,8 @@ async fn init_makes_what_change_events_of_several_tables_need_and_no_outbox() {
         "CREATE TABLE a (id int PRIMARY KEY); CREATE SCHEMA shop; CREATE TABLE shop.b (id int); CREATE TABLE c (id int)",
     )
     .await;
-    let dir = WorkDir::new();
-    let file = config(&shop, dir.path());
-    let (code, said) = init(&file, "--dry-run");
+    let file = file(&shop);
+    let (code, said) = file.init("--dry-run");
     assert_eq!(code, 3, "{said}");
     for part in [
         format!("CREATE PUBLICATION {} FOR TABLE public.a, shop.b;", shop.name),
@@ -65,14 +32,12 @@ async fn init_makes_what_change_events_of_several_tables_need_and_no_outbox() {
     }
     assert!(!said.contains("outbox"), "{said}");
     shop.run("ALTER TABLE shop.b REPLICA IDENTITY FULL").await;
-    let (code, said) = init(&file, "--yes");
+    let (code, said) = file.init("--yes");
     assert_eq!(code, 0, "{said}");
-    let (code, said) = init(&file, "--dry-run");
+    let (code, said) = file.init("--dry-run");
     assert!(code == 0 && said.contains("nothing to do"), "{said}");
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(["run", "--config"]).arg(&file);
-    let child = Child::start(command);
+    let child = file.run();
     shop.streaming().await;
     shop.run("INSERT INTO a VALUES (1); UPDATE shop.b SET id = 2; INSERT INTO shop.b VALUES (3); DELETE FROM shop.b")
         .await;

@@ -109,46 +109,26 @@ async fn an_outbox_of_logical_messages_needs_no_table() {
 #[tokio::test(flavor = "multi_thread")]
 async fn change_events_go_to_rabbitmq_by_their_topic() {
     let shop = Shop::new("CREATE TABLE orders (id int PRIMARY KEY, name text)").await;
-    let (broker, dir) = (shared_rabbitmq().await, WorkDir::new());
+    let broker = shared_rabbitmq().await;
     let rabbit = Rabbit::connect(broker).await;
     rabbit.exchange(&shop.name).await;
     rabbit.queue(&shop.name, &shop.name, &[&shop.topic("orders")]).await;
-    let file = dir.path().join("tailwater.toml");
-    let config = format!(
+    let (url, name) = (shop.url(), &shop.name);
+    let source = format!("{url}\npublication_autocreate = \"filtered\"\ntables = {{ include = \"public.orders\" }}");
+    let route = format!(
         r#"
-state_dir = "{state}"
-[http]
-listen = ""
-[pipelines.shop.source]
-type = "postgres"
-url = "{url}"
-slot = "{name}"
-publication = "{name}"
-publication_autocreate = "filtered"
-tables = {{ include = "public.orders" }}
-[pipelines.shop.route]
-kind = "changes"
 topic_prefix = "{name}"
 changes = {{ tombstones_on_delete = false }}
 [[pipelines.shop.route.transforms]]
 type = "extract_new_record_state"
 deletes = "rewrite"
 predicate = {{ topic_name_matches = ".*never" }}
-[pipelines.shop.sink]
-type = "rabbitmq"
-urls = ["{amqp}"]
-exchange = "{name}"
-"#,
-        state = dir.path().join("state").display(),
-        url = shop.pg.url(&shop.database),
-        amqp = broker.url(),
-        name = shop.name,
+"#
     );
-    std::fs::write(&file, config).unwrap();
+    let sink = format!("type = \"rabbitmq\"\nurls = [\"{}\"]\nexchange = \"{name}\"", broker.url());
+    let file = shop.file("", &source, &route, &sink);
     shop.run("INSERT INTO orders VALUES (1, 'before')").await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(["run", "--config"]).arg(&file);
-    let child = Child::start(command);
+    let child = file.run();
     shop.streaming().await;
     shop.run("UPDATE orders SET name = 'b'").await;
     shop.run("DELETE FROM orders").await;
