@@ -10,6 +10,7 @@ const CASES: &[&str] = &[
     "b_snap_types",
     "b_snap_one_row",
     "b_snap_empty",
+    "b_snap_initial_schemas",
     "b_type_int_schemas",
     "b_type_text",
     "b_type_text_schemas",

@@ -10,29 +10,24 @@ pub(super) enum First {
     No,
 }
 
-/// Counts rows as they are read.
-#[derive(Debug)]
+/// Counts tables and rows as they are read. As in Debezium the first of all is one of the first table: there is none if that
+/// table is empty.
+#[derive(Debug, Default)]
 pub(super) struct InTables {
-    next: First,
-}
-
-impl Default for InTables {
-    fn default() -> Self {
-        InTables { next: First::OfAll }
-    }
+    begun: bool,
+    next: Option<First>,
 }
 
 impl InTables {
     /// A table begins.
     pub fn table(&mut self) {
-        if self.next == First::No {
-            self.next = First::OfTable;
-        }
+        let later = std::mem::replace(&mut self.begun, true);
+        self.next = Some(if later { First::OfTable } else { First::OfAll });
     }
 
     /// A row was read.
     pub fn row(&mut self) -> First {
-        std::mem::replace(&mut self.next, First::No)
+        self.next.take().unwrap_or(First::No)
     }
 }
 
