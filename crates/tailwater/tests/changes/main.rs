@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used)] // a panic is a failed test
 
 mod golden;
+
 #[path = "../../../tailwater-core/tests/golden/pointer.rs"]
 mod pointer;
+mod publication;
 mod refused;
 mod relay;
 mod server;
 mod setup;
+mod snapshot;
 mod stream;
 mod transforms;
 

@@ -120,6 +120,10 @@ impl Captured {
         self.published.values().any(|table| table.schema == schema && table.name == name)
     }
 
+    pub fn is_taken(&self, schema: &str, name: &str) -> bool {
+        self.taken.iter().filter_map(|oid| self.published.get(oid)).any(|t| t.schema == schema && t.name == name)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }

@@ -34,27 +34,38 @@ pub(super) async fn prepare(
         outbox(client, config, names, reading).await?;
         return Ok(Captured::default());
     }
-    let Some(publication) = find(client, &config.publication).await? else {
-        create(client, config, filter, names, reading).await?;
-        return tables(client, config, filter).await;
-    };
-    let mut captured = tables(client, config, filter).await?;
-    let absent: Vec<Candidate> = candidates(client, config, filter)
-        .await?
-        .into_iter()
-        .filter(|table| !captured.is_published(&table.schema, &table.name))
-        .collect();
-    if config.publication_autocreate == Autocreate::Filtered && !publication.open {
-        if let Some(statement) = add_statement(&names.publication, &absent, publication.via_root) {
-            run(client, &statement, names).await?;
-            tracing::warn!(%statement, "tables were added to the publication; their changes from before are not in the log");
-            captured = tables(client, config, filter).await?;
+    let publication = match find(client, &config.publication).await? {
+        Some(publication) => publication,
+        None => {
+            create(client, config, filter, names, reading).await?;
+            let made = find(client, &config.publication).await?;
+            made.ok_or(Error::Ended("the publication that was made is gone again"))?
         }
-    } else {
-        absent_tables(config, filter, names, &publication, &captured, &absent, reading)?;
+    };
+    let (mut captured, mut absent) = look(client, config, filter).await?;
+    if config.publication_autocreate == Autocreate::Filtered
+        && !publication.open
+        && let Some(statement) = add_statement(names, &captured, &absent, publication.via_root)
+    {
+        run(client, &statement, || as_owner(&statement, names)).await?;
+        tracing::warn!(%statement, "tables were added to the publication; their changes from before are not in the log");
+        (captured, absent) = look(client, config, filter).await?;
     }
+    absent_tables(config, filter, names, &publication, &captured, &absent, reading)?;
     judge(config, filter, names, &publication, &captured)?;
     Ok(captured)
+}
+
+/// The captured tables, and those that the filter takes and the publication lacks.
+async fn look(
+    client: &mut Client,
+    config: &PostgresConfig,
+    filter: &Filter,
+) -> Result<(Captured, Vec<Candidate>), Error> {
+    let captured = tables(client, config, filter).await?;
+    let mut absent = candidates(client, filter).await?;
+    absent.retain(|table| !captured.is_published(&table.schema, &table.name));
+    Ok((captured, absent))
 }
 
 /// Tables that the filter takes and the publication lacks: an error for those asked for by name, else a notice.
@@ -67,13 +78,13 @@ fn absent_tables(
     absent: &[Candidate],
     reading: bool,
 ) -> Result<(), Error> {
-    // The partitions of a root that is published under its leaves' names, and the reverse.
+    let absent = absent.iter().filter(|table| !table.is_represented(captured, publication.via_root));
     let (named, matched): (Vec<&Candidate>, Vec<&Candidate>) =
-        absent.iter().partition(|table| filter.names(&table.schema, &table.name));
+        absent.partition(|table| filter.names(&table.schema, &table.name));
     if let Some(table) = named.first() {
         let name = sql_name(&table.schema, &table.name);
         let own = sql_identifier(&config.publication);
-        let (why, statement) = if table.kind == 'p' && table.published_leaves && !publication.via_root {
+        let (why, statement) = if table.has_published_leaves(captured) && !publication.via_root {
             (
                 "publishes its partitions under their own names",
                 format!("ALTER PUBLICATION {own} SET (publish_via_partition_root = true);"),
@@ -84,8 +95,9 @@ fn absent_tables(
         let what = format!("table {name} is to be captured, but publication `{}` {why}", config.publication);
         return Err(absent_error(what, statement, names, reading));
     }
-    let unlisted: Vec<String> =
-        matched.iter().filter(|t| !t.partition && !t.published_leaves).map(|t| sql_name(&t.schema, &t.name)).collect();
+    // The partitions of a root that is published under its leaves' names, and the reverse.
+    let plain = matched.iter().filter(|table| !table.partition && !table.has_published_leaves(captured));
+    let unlisted: Vec<String> = plain.map(|table| sql_name(&table.schema, &table.name)).collect();
     if !unlisted.is_empty() && filter.is_asked() && !captured.is_empty() {
         tracing::warn!(
             publication = %config.publication, tables = %unlisted.join(", "),
@@ -105,7 +117,7 @@ fn judge(
 ) -> Result<(), Error> {
     if captured.is_empty() && !config.wants_messages() {
         let what = format!("publication `{}` has no table that matches {}", config.publication, filter.describe());
-        if !publication.open {
+        if !publication.open && config.publication_autocreate != Autocreate::NoTables {
             let hint = format!("ALTER PUBLICATION {} ADD TABLE …;", sql_identifier(&names.publication));
             return Err(Error::Missing { what, hint });
         }
@@ -188,43 +200,73 @@ async fn tables(client: &mut Client, config: &PostgresConfig, filter: &Filter) -
 struct Candidate {
     schema: String,
     name: String,
-    kind: char,
     partition: bool,
-    /// It has partitions that are in the publication under their own names.
-    published_leaves: bool,
+    /// Schema and name of its partitions that hold rows, and of what it is itself a partition of.
+    leaves: Vec<(String, String)>,
+    ancestors: Vec<(String, String)>,
 }
 
-async fn candidates(client: &mut Client, config: &PostgresConfig, filter: &Filter) -> Result<Vec<Candidate>, Error> {
+impl Candidate {
+    /// It has partitions that are in the publication under their own names.
+    fn has_published_leaves(&self, captured: &Captured) -> bool {
+        self.leaves.iter().any(|(schema, name)| captured.is_published(schema, name))
+    }
+
+    /// Its rows are captured under other names: those of all its partitions, or that of its root.
+    fn is_represented(&self, captured: &Captured, via_root: bool) -> bool {
+        let taken = |(schema, name): &(String, String)| captured.is_taken(schema, name);
+        if via_root {
+            self.ancestors.iter().any(taken)
+        } else {
+            !self.leaves.is_empty() && self.leaves.iter().all(taken)
+        }
+    }
+}
+
+async fn candidates(client: &mut Client, filter: &Filter) -> Result<Vec<Candidate>, Error> {
+    // What separates names is in none that anybody types.
+    let names_of = |tree: &str, kind: char| {
+        format!(
+            "(SELECT string_agg(rn.nspname || E'\\x01' || rc.relname, E'\\x02') FROM pg_catalog.{tree}(c.oid) r \
+             JOIN pg_catalog.pg_class rc ON rc.oid = r.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace \
+             WHERE r.relid <> c.oid AND rc.relkind = '{kind}')"
+        )
+    };
+    // CASE: other tables are not to be looked at, which would wait for who has them locked.
     let sql = format!(
-        "SELECT n.nspname, c.relname, c.relkind, c.relispartition, c.relkind = 'p' AND EXISTS (\
-         SELECT FROM pg_catalog.pg_partition_tree(c.oid) l JOIN pg_catalog.pg_class lc ON lc.oid = l.relid \
-         JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace \
-         JOIN pg_catalog.pg_publication_tables t ON t.schemaname = ln.nspname AND t.tablename = lc.relname \
-         WHERE t.pubname = {} AND l.relid <> c.oid) \
+        "SELECT n.nspname, c.relname, c.relispartition, CASE WHEN c.relkind = 'p' THEN {} END, \
+         CASE WHEN c.relispartition THEN {} END \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' \
          AND n.nspname !~ '^pg_' ORDER BY 1, 2",
-        escape_literal(&config.publication)
+        names_of("pg_partition_tree", 'r'),
+        names_of("pg_partition_ancestors", 'p'),
     );
     let rows = client.query(&sql).await?;
     let parse = |row: &super::client::Row| {
         Some(Candidate {
             schema: row.text(0)?.to_owned(),
             name: row.text(1)?.to_owned(),
-            kind: row.text(2)?.chars().next()?,
-            partition: row.text(3) == Some("t"),
-            published_leaves: row.text(4) == Some("t"),
+            partition: row.text(2) == Some("t"),
+            leaves: names_in(row.text(3)),
+            ancestors: names_in(row.text(4)),
         })
     };
     Ok(rows.iter().filter_map(parse).filter(|table| filter.takes(&table.schema, &table.name)).collect())
 }
 
+fn names_in(list: Option<&str>) -> Vec<(String, String)> {
+    let pairs = list.unwrap_or_default().split('\x02').filter_map(|pair| pair.split_once('\x01'));
+    pairs.map(|(schema, name)| (schema.to_owned(), name.to_owned())).collect()
+}
+
 /// With `via_root` a partition is in the publication by its root.
-fn add_statement(publication: &str, absent: &[Candidate], via_root: bool) -> Option<String> {
-    let wanted = absent.iter().filter(|table| !(table.published_leaves || via_root && table.partition));
+fn add_statement(names: &Names, captured: &Captured, absent: &[Candidate], via_root: bool) -> Option<String> {
+    let by_others = |table: &Candidate| table.has_published_leaves(captured) || via_root && table.partition;
+    let wanted = absent.iter().filter(|table| !by_others(table));
     let tables: Vec<String> = wanted.map(|table| sql_name(&table.schema, &table.name)).collect();
-    (!tables.is_empty())
-        .then(|| format!("ALTER PUBLICATION {} ADD TABLE {};", sql_identifier(publication), tables.join(", ")))
+    let publication = sql_identifier(&names.publication);
+    (!tables.is_empty()).then(|| format!("ALTER PUBLICATION {publication} ADD TABLE {};", tables.join(", ")))
 }
 
 /// Makes the publication, or says with which statement to make it.
@@ -236,7 +278,7 @@ async fn create(
     reading: bool,
 ) -> Result<(), Error> {
     let publication = sql_identifier(&config.publication);
-    let candidates = candidates(client, config, filter).await?;
+    let candidates = candidates(client, filter).await?;
     let wanted = candidates.iter().filter(|table| !(config.publish_via_partition_root && table.partition));
     let listed: Vec<String> = wanted.map(|table| sql_name(&table.schema, &table.name)).collect();
     let with = if config.publish_via_partition_root { " WITH (publish_via_partition_root = true)" } else { "" };
@@ -255,28 +297,40 @@ async fn create(
         let what = format!("{what}, and no table matches {}", filter.describe());
         return Err(Error::Missing { what, hint: "create the tables first, or correct `tables`".into() });
     }
-    run(client, &statement, names).await?;
+    let hint = || match config.publication_autocreate {
+        Autocreate::AllTables => as_superuser(&statement),
+        _ => as_owner(&statement, names),
+    };
+    run(client, &statement, hint).await?;
     tracing::info!(%statement, "the publication was made");
     Ok(())
 }
 
 /// Runs a statement that our role may not be allowed; then it is one for somebody else to type.
-async fn run(client: &mut Client, statement: &str, names: &Names) -> Result<(), Error> {
+async fn run(client: &mut Client, statement: &str, hint: impl FnOnce() -> String) -> Result<(), Error> {
     match client.query(statement).await {
         Ok(_) => Ok(()),
         // Somebody else was quicker, or has it from us.
         Err(error) if error.code() == Some("42710") => Ok(()),
         Err(error) if error.code() == Some("42501") => {
-            let hint = format!(
-                "as owner of the tables or superuser: {statement} Or allow it to role {user}: it must own the tables, and \
-                 GRANT CREATE ON DATABASE {database} TO {user};",
-                user = sql_identifier(&names.user),
-                database = sql_identifier(&names.dbname),
-            );
-            Err(Error::Missing { what: format!("the publication cannot be made by us: {error}"), hint })
+            Err(Error::Missing { what: format!("the publication cannot be made by us: {error}"), hint: hint() })
         }
         Err(error) => Err(error),
     }
+}
+
+fn as_owner(statement: &str, names: &Names) -> String {
+    format!(
+        "as owner of the tables or superuser: {statement} Or allow it to role {user}: it must own the tables, and \
+         GRANT CREATE ON DATABASE {database} TO {user};",
+        user = sql_identifier(&names.user),
+        database = sql_identifier(&names.dbname),
+    )
+}
+
+/// No other right makes up for that of a superuser here.
+fn as_superuser(statement: &str) -> String {
+    format!("as superuser: {statement} Or, of the captured tables alone: publication_autocreate = \"filtered\"")
 }
 
 fn absent_error(what: String, statement: String, names: &Names, reading: bool) -> Error {
@@ -332,7 +386,7 @@ async fn outbox(client: &mut Client, config: &PostgresConfig, names: &Names, rea
     let is = |index: usize| rows.first().and_then(|row| row.text(index)) == Some("t");
     if !is(0) && !reading && config.publication_autocreate != Autocreate::Disabled {
         let statement = outbox_statement(names);
-        run(client, &statement, names).await?;
+        run(client, &statement, || as_owner(&statement, names)).await?;
         tracing::info!(%statement, "the publication was made");
         return Ok(());
     }
