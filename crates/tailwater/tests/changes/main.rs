@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a panic is a failed test
 
 mod golden;
-
+mod once;
 #[path = "../../../tailwater-core/tests/golden/pointer.rs"]
 mod pointer;
 mod publication;
