@@ -119,14 +119,16 @@ pub fn record(histogram: &mut Histogram<u64>, body: &[u8]) -> Result<(), String>
     Ok(())
 }
 
-pub fn report(histogram: &Histogram<u64>, process: &Measured, late: Duration, what: &str) {
+pub fn quantiles(histogram: &Histogram<u64>) -> String {
     let ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    format!("p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms", ms(0.5), ms(0.99), histogram.max() as f64 / 1000.0)
+}
+
+pub fn report(histogram: &Histogram<u64>, process: &Measured, late: Duration, what: &str) {
     println!("\ncommit → consumer at {what} (insert statement to delivery)");
     println!(
-        "p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms; relay {:.0} µs CPU per event, peak {:.1} MiB; writer at most {late:?} late",
-        ms(0.5),
-        ms(0.99),
-        histogram.max() as f64 / 1000.0,
+        "{}; relay {:.0} µs CPU per event, peak {:.1} MiB; writer at most {late:?} late",
+        quantiles(histogram),
         process.cpu_seconds() * 1e6 / histogram.len() as f64,
         process.peak_mib(),
     );

@@ -83,8 +83,12 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
         for queue in &queues {
             latency::run(&bench, queue, args.rate, args.seconds).await?;
         }
-        for exactly_once in [false, true].into_iter().filter(|_| bench.kafka.is_some()) {
-            topic::latency(&bench, args.rate, args.seconds, exactly_once).await?;
+        if bench.kafka.is_some() {
+            topic::floor(&bench, args.rate, args.seconds, None).await?;
+            topic::floor(&bench, args.rate, args.seconds, Some("bare producer → Kafka (floor)")).await?;
+            for exactly_once in [false, true] {
+                topic::latency(&bench, args.rate, args.seconds, exactly_once).await?;
+            }
         }
     }
     poll::run(&bench, args.rows, args.rounds, args.rate, args.seconds).await

@@ -5,9 +5,10 @@ use crate::process::Measured;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::Offset;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::Kafka;
 
 const PARTITIONS: i32 = 4;
@@ -77,6 +78,48 @@ pub async fn latency(bench: &Bench, rate: u32, seconds: u32, exactly_once: bool)
     let sink = if exactly_once { "Kafka, exactly once" } else { "Kafka" };
     latency::report(&histogram, &process, late, &format!("{rate} tx/s for {seconds} s, {sink}"));
     Ok(())
+}
+
+/// From a bare producer, as safe as the relay's and in this process, to the consumer: what the broker itself takes. `None`: to
+/// warm the broker's Java machine, without a report.
+pub async fn floor(bench: &Bench, rate: u32, seconds: u32, report: Option<&str>) -> Result<(), String> {
+    let kafka = bench.kafka.as_ref().expect("started when it is measured");
+    let name = testbed::unique("floor").replace('_', "-");
+    let topic = Topic::make(kafka, &name).await?;
+    let mut config = kafka.client();
+    config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "0");
+    let total = u64::from(rate) * u64::from(seconds);
+    topic.read()?;
+    let producing = tokio::task::spawn_blocking(move || produce(&config.create()?, &name, rate, total));
+    let histogram =
+        tokio::task::spawn_blocking(move || read(&topic, total)).await.map_err(|error| error.to_string())??;
+    let late = producing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    if let Some(what) = report {
+        println!("\nsend → consumer at {rate} records/s for {seconds} s, {what}");
+        println!("{}; producer at most {late:?} late", latency::quantiles(&histogram));
+    }
+    Ok(())
+}
+
+/// Sends at a steady rate; returns how late the producer itself was at worst.
+fn produce(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    rate: u32,
+    total: u64,
+) -> Result<Duration, rdkafka::error::KafkaError> {
+    let (started, mut late) = (Instant::now(), Duration::ZERO);
+    for n in 0..total {
+        let due = started + Duration::from_secs_f64(n as f64 / f64::from(rate));
+        match due.checked_duration_since(Instant::now()) {
+            Some(wait) => std::thread::sleep(wait),
+            None => late = late.max(due.elapsed()),
+        }
+        let (key, body) = (format!("k{}", n % 100), format!("{{\"at_us\": {}}}", latency::now_us()));
+        producer.send(BaseRecord::to(topic).key(&key).payload(&body)).map_err(|(error, _)| error)?;
+    }
+    producer.flush(LIMIT)?;
+    Ok(late)
 }
 
 fn read(topic: &Topic, total: u64) -> Result<hdrhistogram::Histogram<u64>, String> {
