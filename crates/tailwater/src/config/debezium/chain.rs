@@ -2,7 +2,8 @@
 
 use super::super::flags::PIPELINE;
 use super::keys::{self, How, Mode, Status};
-use super::transforms::{LIST, ROUTER, names};
+use super::predicates::Predicate;
+use super::transforms::{LIST, ROUTER};
 use super::{Entry, Mapper};
 use serde_json::{Map, Value, json};
 
@@ -32,8 +33,6 @@ const CLASSES: &[(&str, &str, &Options)] = &[
         DECODE,
     ),
 ];
-
-const PREDICATES: &str = "org.apache.kafka.connect.transforms.predicates.";
 
 impl Mapper<'_> {
     pub(super) fn chain(&mut self, aliases: &[String]) {
@@ -83,7 +82,13 @@ impl Mapper<'_> {
         if class == ROUTER && self.strict {
             link.entry("id_column").or_insert_with(|| "id".into());
         }
-        self.link_predicate(alias, &mut link);
+        if let Some(Predicate { kind, option, negate }) = self.predicate(alias) {
+            let predicate = option.map_or(json!(kind), |(_, value)| json!({ kind: value }));
+            link.insert("predicate".into(), predicate);
+            if self.is_true(&negate) {
+                link.insert("negate".into(), json!(true));
+            }
+        }
         Some(Value::Object(link))
     }
 
@@ -110,50 +115,6 @@ impl Mapper<'_> {
             "add_fields_prefix" | "add_headers_prefix" => entry.value.clone().into(),
             _ => text.into(),
         }
-    }
-
-    fn link_predicate(&mut self, alias: &str, link: &mut Map<String, Value>) {
-        let (by, negate) = (format!("{LIST}.{alias}.predicate"), format!("{LIST}.{alias}.negate"));
-        if self.is_true(&negate) {
-            link.insert("negate".into(), json!(true));
-        }
-        let Some(name) = self.value(&by).map(str::to_owned) else {
-            if self.is_true(&negate) {
-                self.problem(&negate, "there is no predicate to turn round");
-            }
-            return;
-        };
-        if !names(self.value("debezium.predicates")).contains(&name) {
-            return self.problem(&by, format!("predicate `{name}` is not in debezium.predicates"));
-        }
-        let class_key = format!("debezium.predicates.{name}.type");
-        let class = self.value(&class_key).unwrap_or_default().to_owned();
-        let option = match class.strip_prefix(PREDICATES) {
-            Some("TopicNameMatches") => ("pattern", "topic_name_matches"),
-            Some("HasHeaderKey") => ("name", "has_header_key"),
-            Some("RecordIsTombstone") => return drop(link.insert("predicate".into(), json!("record_is_tombstone"))),
-            _ if class.is_empty() => return self.problem(&class_key, "is missing: write the predicate's class"),
-            _ => {
-                let text = format!(
-                    "predicate `{class}` is not part of this version: known are TopicNameMatches, HasHeaderKey and RecordIsTombstone of {PREDICATES}"
-                );
-                return self.problem(&class_key, text);
-            }
-        };
-        let key = format!("debezium.predicates.{name}.{}", option.0);
-        match self.value(&key).map(str::to_owned) {
-            Some(value) => drop(link.insert("predicate".into(), json!({ option.1: value }))),
-            None => self.problem(&key, format!("is missing: {class} needs it")),
-        }
-    }
-
-    /// Whether the router alone has a predicate that an outbox can have: over topics, with one table to read.
-    pub(super) fn is_plain_predicate(&self, alias: &str) -> bool {
-        let Some(name) = self.value(&format!("{LIST}.{alias}.predicate")) else { return true };
-        let class = self.value(&format!("debezium.predicates.{name}.type")).unwrap_or_default();
-        let tables = self.value("debezium.source.table.include.list");
-        class.strip_prefix(PREDICATES).is_none_or(|class| class == "TopicNameMatches")
-            && tables.is_none_or(|list| super::tables::literal(list).is_some())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod docs;
 mod formats;
 mod kafka;
 pub mod keys;
+mod predicates;
 mod rabbitmq;
 mod source;
 mod tables;

@@ -4,10 +4,10 @@ use super::super::origin::Origin;
 use super::Mapper;
 use super::chain::is_word;
 use super::keys::{self, How, Mode, Status};
+use super::predicates::Predicate;
 
 pub(super) const LIST: &str = "debezium.transforms";
 pub(super) const ROUTER: &str = "io.debezium.transforms.outbox.EventRouter";
-const TOPIC_NAME_MATCHES: &str = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches";
 
 impl Mapper<'_> {
     /// What the file is for, by its transforms: the router alone reads an outbox, everything else change events.
@@ -35,7 +35,7 @@ impl Mapper<'_> {
         match (self.mode, &aliases[..]) {
             (Mode::Outbox, [alias]) => {
                 self.router(alias);
-                self.predicate(alias);
+                self.outbox_predicate(alias);
             }
             _ => self.chain(&aliases),
         }
@@ -104,34 +104,10 @@ impl Mapper<'_> {
         }
     }
 
-    fn predicate(&mut self, alias: &str) {
-        let (by, negate) = (format!("{LIST}.{alias}.predicate"), format!("{LIST}.{alias}.negate"));
-        let Some(name) = self.value(&by).map(str::to_owned) else {
-            if self.is_true(&negate) {
-                self.problem(&negate, "there is no predicate to turn round");
-            }
-            return;
-        };
-        if !names(self.value("debezium.predicates")).contains(&name) {
-            return self.problem(&by, format!("predicate `{name}` is not in debezium.predicates"));
-        }
-        let class_key = format!("debezium.predicates.{name}.type");
-        match self.value(&class_key).map(str::to_owned) {
-            Some(class) if class == TOPIC_NAME_MATCHES => {}
-            Some(class) => {
-                let text = format!("predicate `{class}` is not part of this version: only {TOPIC_NAME_MATCHES} is");
-                return self.problem(&class_key, text);
-            }
-            None => return self.problem(&class_key, format!("is missing: write {class_key}={TOPIC_NAME_MATCHES}")),
-        }
-        let pattern_key = format!("debezium.predicates.{name}.pattern");
-        match self.value(&pattern_key).map(str::to_owned) {
-            Some(pattern) => {
-                let origin = self.origin(&pattern_key);
-                self.set("route.only_topics", &pattern, origin);
-            }
-            None => self.problem(&pattern_key, "is missing: write a regular expression over prefix.schema.table"),
-        }
+    fn outbox_predicate(&mut self, alias: &str) {
+        let Some(Predicate { option: Some((key, pattern)), negate, .. }) = self.predicate(alias) else { return };
+        let origin = self.origin(&key);
+        self.set("route.only_topics", &pattern, origin);
         if self.value(&negate).is_some() {
             let (value, origin) = (self.is_true(&negate), self.origin(&negate));
             self.set("route.negate", if value { "true" } else { "false" }, origin);
