@@ -7,21 +7,23 @@
 //! Save first, confirm second: once confirmed, the source may forget. Not here: re-sending (lanes), standby and gap decisions
 //! (the source's opening), starting again after a failure (the supervisor).
 
+mod pause;
+mod plan;
+
 use crate::config::{DeliveryConfig, OnRejected, Order};
 use crate::lanes::{Lane, LaneSetup, Report, Work};
 use crate::memory::Share;
 use crate::metrics::{State, Status};
 use futures_util::future::BoxFuture;
-use std::hash::{DefaultHasher, Hash, Hasher};
+pub use pause::Pause;
+use plan::Plan;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tailwater_core::ledger::{EntryId, Ledger};
+use tailwater_core::ledger::Ledger;
 use tailwater_core::route::{Route, Routed};
-use tailwater_core::{
-    Batch, Change, Checkpoints, Confirm, Failure, Message, OpenSource, Position, Sink, Slice, Source,
-};
-use tokio::sync::{mpsc, watch};
+use tailwater_core::{Batch, Checkpoints, Confirm, Failure, Message, OpenSource, Position, Sink, Source};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -44,32 +46,6 @@ pub struct Parts {
     /// Its part of the process's memory.
     pub memory: Share,
     pub pause: Pause,
-}
-
-/// The order to pause: the source is kept open and not read.
-#[derive(Clone, Debug)]
-pub struct Pause(watch::Receiver<bool>);
-
-impl Pause {
-    pub fn by(order: &watch::Sender<bool>) -> Self {
-        Pause(order.subscribe())
-    }
-
-    /// Nobody will ever order it.
-    pub fn never() -> Self {
-        Pause(watch::channel(false).1)
-    }
-
-    fn ordered(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Waits for another order. Cancel-safe.
-    async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
 }
 
 /// How [`Pipeline::stream`] ended, when nothing is wrong.
@@ -433,71 +409,4 @@ async fn lane_failure(lanes: &mut JoinSet<Result<(), Failure>>) -> Failure {
             None => std::future::pending().await,
         }
     }
-}
-
-/// A batch, sorted into lanes.
-struct Plan {
-    lanes: Vec<Vec<Part>>,
-    messages: usize,
-    bytes: usize,
-    /// Where the source stands after the batch: only an only lane may store it with its last messages.
-    upto: Option<Position>,
-}
-
-enum Part {
-    Good { messages: Vec<Message>, commit_us: i64 },
-    Refused { raw: Message, reason: String, commit_us: i64 },
-}
-
-impl Plan {
-    fn new(lanes: usize) -> Self {
-        Plan { lanes: (0..lanes).map(|_| Vec::new()).collect(), messages: 0, bytes: 0, upto: None }
-    }
-
-    fn lane(&mut self, message: &Message) -> &mut Vec<Part> {
-        self.messages += 1;
-        self.bytes += message.size_bytes();
-        let count = self.lanes.len();
-        let index = if count == 1 { 0 } else { lane_of(message, count) };
-        &mut self.lanes[index]
-    }
-
-    fn message(&mut self, message: Message, change: &Change) {
-        let parts = self.lane(&message);
-        match parts.last_mut() {
-            Some(Part::Good { messages, .. }) => messages.push(message),
-            _ => parts.push(Part::Good { messages: vec![message], commit_us: change.commit.time_us }),
-        }
-    }
-
-    fn refused(&mut self, raw: Message, reason: String, change: &Change) {
-        let commit_us = change.commit.time_us;
-        self.lane(&raw).push(Part::Refused { raw, reason, commit_us });
-    }
-
-    fn hand_over(mut self, entry: EntryId, work: &[mpsc::UnboundedSender<Work>]) {
-        for (lane, parts) in self.lanes.into_iter().enumerate() {
-            let last = parts.len().saturating_sub(1);
-            for (index, part) in parts.into_iter().enumerate() {
-                let (messages, commit_us, refused): (Arc<[Message]>, _, _) = match part {
-                    Part::Good { messages, commit_us } => (messages.into(), commit_us, None),
-                    Part::Refused { raw, reason, commit_us } => (Arc::new([raw]), commit_us, Some(reason)),
-                };
-                let upto = if index == last { self.upto.take() } else { None };
-                let slice = Slice { messages, upto };
-                // a lane that is gone has failed, which the loop is about to hear; the entry stays open
-                drop(work[lane].send(Work { entry, slice, commit_us, refused }));
-            }
-        }
-    }
-}
-
-/// Messages of one key share a lane.
-fn lane_of(message: &Message, count: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    match &message.key {
-        Some(key) => key.hash(&mut hasher),
-        None => message.id.hash(&mut hasher),
-    }
-    (hasher.finish() % count as u64) as usize
 }

@@ -20,6 +20,7 @@ pub struct Edit {
 
 const LEDGER: &str = "crates/tailwater-core/src/ledger.rs";
 const PIPELINE: &str = "crates/tailwater/src/pipeline.rs";
+const PLAN: &str = "crates/tailwater/src/pipeline/plan.rs";
 const LANES: &str = "crates/tailwater/src/lanes.rs";
 const WINDOW: &str = "crates/tailwater/src/sinks/rabbitmq/window.rs";
 
@@ -154,7 +155,7 @@ pub const BUGS: &[Bug] = &[
         name: "lanes-mix-keys",
         thought: "spread the load evenly",
         edits: &[Edit {
-            file: PIPELINE,
+            file: PLAN,
             find: "Some(key) => key.hash(&mut hasher),\n        None => message.id.hash(&mut hasher),",
             replace: "Some(key) if !broken!() => key.hash(&mut hasher),\n        _ => message.id.hash(&mut hasher),",
         }],
