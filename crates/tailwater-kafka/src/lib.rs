@@ -18,6 +18,8 @@ mod exactly_once;
 #[cfg(feature = "client")]
 pub mod failure;
 #[cfg(feature = "client")]
+mod flight;
+#[cfg(feature = "client")]
 mod outlet;
 pub mod partition;
 #[cfg(feature = "client")]

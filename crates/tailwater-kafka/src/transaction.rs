@@ -9,18 +9,17 @@
 //! next one's fence aborts what was open, or finds it committed.
 
 use crate::exactly_once::{ExactlyOnce, POSITION_INDEX, Passed, Request, Skips, blocking, commit, take};
-use crate::failure::{KafkaProblem, blames_message, classify, rejection};
-use crate::outlet::{Backlog, Outlet, Sent};
+use crate::failure::KafkaProblem;
+use crate::flight::Flight;
+use crate::outlet::{Outlet, Sent};
 use crate::positions::fingerprint;
-use crate::producer::is_echo;
-use crate::window::Window;
 use async_trait::async_trait;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::Producer as _;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use tailwater_core::{Failure, Publisher, Rejection, Settled, Slice};
+use tailwater_core::{Failure, Publisher, Settled, Slice};
 use tokio::time::Instant;
 
 /// A transaction ends at the end of a slice once it holds so much, bytes; inside a slice at four times as much.
@@ -44,12 +43,10 @@ enum Phase {
 }
 
 pub struct TransactionalPublisher {
-    outlet: Outlet,
+    flight: Flight,
     once: Arc<ExactlyOnce>,
     /// A later claim makes this publisher useless.
     claim: u64,
-    backlog: Backlog,
-    window: Window,
     phase: Phase,
     /// Records of the open transaction that are not delivered yet, the position among them.
     undelivered: usize,
@@ -68,9 +65,6 @@ pub struct TransactionalPublisher {
     /// A refused message that was not released: nothing passes it.
     blocked: Option<u64>,
     request: Option<Request>,
-    rejected: Vec<Rejection>,
-    failed: Option<KafkaProblem>,
-    dead: bool,
 }
 
 impl TransactionalPublisher {
@@ -78,10 +72,8 @@ impl TransactionalPublisher {
         let (skip, behind) = once.outset();
         once.serve();
         TransactionalPublisher {
-            outlet,
+            flight: Flight::new(outlet),
             claim,
-            backlog: Backlog::default(),
-            window: Window::default(),
             phase: Phase::Idle,
             undelivered: 0,
             sent: vec![],
@@ -92,30 +84,27 @@ impl TransactionalPublisher {
             position: once.known_position(),
             blocked: None,
             request: None,
-            rejected: vec![],
-            failed: None,
-            dead: false,
             once,
         }
     }
 
     /// Puts into the transaction what may travel now.
     fn fill(&mut self) -> Result<(), KafkaProblem> {
-        while self.backlog.waits() && self.blocked.is_none() && !self.full() {
-            let index = self.backlog.next;
-            let (slice, offset) = self.backlog.find(index);
+        while self.flight.backlog.waits() && self.blocked.is_none() && !self.full() {
+            let index = self.flight.backlog.next;
+            let (slice, offset) = self.flight.backlog.find(index);
             let slice = slice.clone();
             let message = &slice.messages[offset];
             let print = fingerprint(message);
             if !self.skip.is_empty() && take(&mut self.skip, print) {
-                self.window.skip(index);
+                self.flight.window.skip(index);
                 self.skipped.push_back((index, print));
                 self.behind.push(print);
             } else {
                 self.begin()?;
-                match self.outlet.send(message, index, self.undelivered, &self.backlog)? {
+                match self.flight.outlet.send(message, index, self.undelivered, &self.flight.backlog)? {
                     Sent::Yes => {
-                        self.window.sent(index);
+                        self.flight.window.sent(index);
                         self.undelivered += 1;
                         self.sent.push(print);
                         self.behind.push(print);
@@ -125,15 +114,14 @@ impl TransactionalPublisher {
                         }
                     }
                     Sent::No(reason) => {
-                        self.window.reject(index);
-                        self.rejected.push(Rejection { index, id: message.id.clone(), reason });
+                        self.flight.reject(index, message.id.clone(), reason);
                         self.blocked = Some(index);
                         return Ok(()); // its end of slice is passed when it is released
                     }
                     Sent::Wait => return Ok(()),
                 }
             }
-            self.backlog.next += 1;
+            self.flight.backlog.next += 1;
             self.pass_end_of_slice(&slice, offset);
         }
         Ok(())
@@ -147,7 +135,7 @@ impl TransactionalPublisher {
             self.position = Some(upto.as_str().to_owned());
             self.passed.push((upto.as_str().to_owned(), std::mem::take(&mut self.behind)));
         }
-        if !self.skip.is_empty() && self.backlog.next > SKIPS_END {
+        if !self.skip.is_empty() && self.flight.backlog.next > SKIPS_END {
             self.skip.clear();
             self.once.forget_skips();
         }
@@ -155,7 +143,7 @@ impl TransactionalPublisher {
 
     fn begin(&mut self) -> Result<(), KafkaProblem> {
         if matches!(self.phase, Phase::Idle) {
-            let native = &self.outlet.producer.native;
+            let native = &self.flight.outlet.producer.native;
             native.begin_transaction().map_err(KafkaProblem::call("begin a transaction"))?;
             self.phase = Phase::Open { since: Instant::now(), bytes: 0 };
         }
@@ -167,7 +155,7 @@ impl TransactionalPublisher {
             Phase::Idle => false,
             Phase::Open { .. } if self.sent.is_empty() => false,
             Phase::Open { since, bytes } => {
-                let limit = self.outlet.shared.config.transaction_interval;
+                let limit = self.flight.outlet.shared.config.transaction_interval;
                 let enough = *bytes >= ENOUGH_BYTES || since.elapsed() >= limit;
                 (enough && self.behind.is_empty()) || *bytes >= SPLIT_BYTES || since.elapsed() >= limit * 10
             }
@@ -179,7 +167,7 @@ impl TransactionalPublisher {
     fn advance(&mut self) -> Result<bool, KafkaProblem> {
         match &self.phase {
             Phase::Open { .. } if !self.sent.is_empty() => {
-                let closes = !self.backlog.waits() || self.blocked.is_some() || self.full();
+                let closes = !self.flight.backlog.waits() || self.blocked.is_some() || self.full();
                 if closes {
                     self.close()?;
                 }
@@ -187,7 +175,7 @@ impl TransactionalPublisher {
             }
             Phase::Idle | Phase::Open { .. } => self.serve(),
             Phase::Closing if self.undelivered == 0 => {
-                let native = self.outlet.producer.native.clone();
+                let native = self.flight.outlet.producer.native.clone();
                 let commit = blocking("commit a transaction", move || commit(&native));
                 self.phase = Phase::Committing(Box::pin(commit));
                 Ok(true)
@@ -218,7 +206,7 @@ impl TransactionalPublisher {
         let after: Vec<u64> = self.behind.iter().copied().chain(unmatched).collect();
         let (sent, passed) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.passed));
         let record = self.once.attempt(self.position.clone(), &after, sent, passed);
-        self.once.send_position(&self.outlet.producer, Some(&record))?;
+        self.once.send_position(&self.flight.outlet.producer, Some(&record))?;
         self.undelivered += 1;
         self.phase = Phase::Closing;
         Ok(())
@@ -229,76 +217,64 @@ impl TransactionalPublisher {
         match outcome {
             Ok(()) => {
                 self.once.committed();
-                self.window.store_open();
+                self.flight.window.store_open();
                 if let Some(request) = self.request.take() {
                     drop(request.answer.send(Ok(()))); // who asked may be gone
                 }
             }
-            Err(problem) => drop(self.failed.get_or_insert(problem)),
+            Err(problem) => drop(self.flight.failed.get_or_insert(problem)),
         }
     }
 
     /// Takes in what the client library reported.
     fn absorb(&mut self) {
-        let (deliveries, broken) = self.outlet.deliveries();
+        let (deliveries, broken) = self.flight.outlet.deliveries();
         for (index, outcome) in deliveries {
             self.undelivered = self.undelivered.saturating_sub(1);
             if let Some(code) = outcome {
                 self.refused(index, code);
             }
         }
-        if broken && self.failed.as_ref().is_none_or(KafkaProblem::is_echo) {
-            self.failed = self.outlet.broken();
+        if broken {
+            self.flight.broken();
         }
         if self.claim != self.once.claim_number() {
-            self.failed = Some(KafkaProblem::NewClaim);
+            self.flight.failed = Some(KafkaProblem::NewClaim);
         }
     }
 
     fn refused(&mut self, index: usize, code: Code) {
         if index == POSITION_INDEX {
-            self.failed.get_or_insert(KafkaProblem::Call { doing: "store the position", code });
+            self.flight.failed.get_or_insert(KafkaProblem::Call { doing: "store the position", code });
             return;
         }
-        let (slice, offset) = self.backlog.find(index as u64);
-        let message = &slice.messages[offset];
-        let topic = self.outlet.topic_of(message);
-        let alone = self.window.open() == 1 && !self.backlog.waits();
-        if blames_message(code) && alone && self.failed.is_none() {
-            let reason = rejection(code, topic, &self.outlet.shared.identity);
-            self.rejected.push(Rejection { index: index as u64, id: message.id.clone(), reason });
-            self.window.reject(index as u64);
+        if self.flight.refused(index as u64, code) {
             self.blocked = Some(index as u64);
-            self.failed = Some(KafkaProblem::OneRefused(code));
-        } else if self.failed.as_ref().is_none_or(KafkaProblem::is_echo) && !(self.failed.is_some() && is_echo(code)) {
-            self.failed = Some(KafkaProblem::Delivery { topic: topic.to_string(), code });
         }
     }
 
     fn report(&mut self) -> Option<Settled> {
-        let durable = self.window.take_durable();
-        self.backlog.settle(durable);
-        let settled = self.backlog.settled();
+        let report = self.flight.report();
+        let settled = self.flight.backlog.settled();
         let reported = self.skipped.iter().take_while(|(index, _)| *index < settled).count();
         if reported > 0 {
             self.once.reported(self.skipped.drain(..reported).map(|(_, print)| print));
         }
-        (durable > 0 || !self.rejected.is_empty())
-            .then(|| Settled { durable, rejected: std::mem::take(&mut self.rejected) })
+        report
     }
 
     async fn wait(&mut self) -> Result<(), KafkaProblem> {
-        let needed = self.backlog.waits();
+        let needed = self.flight.backlog.waits();
         if let Phase::Committing(commit) = &mut self.phase {
             // the outlet is watched too: its deliveries may say why a commit fails
             tokio::select! {
                 outcome = commit => self.committed(outcome),
-                waited = self.outlet.wait(false) => return waited,
+                waited = self.flight.outlet.wait(false) => return waited,
             }
             return Ok(());
         }
         tokio::select! {
-            waited = self.outlet.wait(needed) => waited,
+            waited = self.flight.outlet.wait(needed) => waited,
             _ = self.once.asked.notified() => Ok(()),
         }
     }
@@ -307,45 +283,39 @@ impl TransactionalPublisher {
 #[async_trait]
 impl Publisher for TransactionalPublisher {
     fn push(&mut self, slice: Slice) {
-        self.window.push(slice.messages.len());
-        self.backlog.push(slice);
+        self.flight.push(slice);
     }
 
     async fn drive(&mut self) -> Result<Settled, Failure> {
-        if self.dead {
-            return Err(Failure::retry("this publisher has failed and is to be dropped"));
-        }
+        self.flight.alive()?;
         loop {
             self.absorb();
             let mut moved = false;
-            if self.failed.is_none() {
+            if self.flight.failed.is_none() {
                 match self.fill().and_then(|()| self.advance()) {
                     Ok(changed) => moved = changed,
-                    Err(problem) => self.failed = Some(problem),
+                    Err(problem) => self.flight.failed = Some(problem),
                 }
-                self.outlet.refresh();
+                self.flight.outlet.refresh();
             }
             if let Some(settled) = self.report() {
                 return Ok(settled);
             }
-            if let Some(problem) = self.failed.take() {
-                self.dead = true;
-                return Err(classify(problem, &self.outlet.shared.identity));
-            }
+            self.flight.end()?;
             if !moved {
-                self.failed = self.wait().await.err();
+                self.flight.failed = self.wait().await.err();
             }
         }
     }
 
     fn release(&mut self, index: u64) {
-        self.window.release(index);
+        self.flight.window.release(index);
         if self.blocked == Some(index) {
             self.blocked = None;
-            if self.backlog.next == index {
-                let (slice, offset) = self.backlog.find(index);
+            if self.flight.backlog.next == index {
+                let (slice, offset) = self.flight.backlog.find(index);
                 let slice = slice.clone();
-                self.backlog.next += 1;
+                self.flight.backlog.next += 1;
                 self.pass_end_of_slice(&slice, offset);
             }
         }

@@ -39,9 +39,9 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             thought: "a report is a report",
             edits: &[Edit {
                 file: PUBLISHER,
-                find: "None => self.window.delivered(index as u64),",
-                replace: "None => self.window.delivered(index as u64),
-                Some(_) if broken!() => self.window.delivered(index as u64),",
+                find: "None => self.flight.window.delivered(index as u64),",
+                replace: "None => self.flight.window.delivered(index as u64),
+                Some(_) if broken!() => self.flight.window.delivered(index as u64),",
             }],
         },
     },
