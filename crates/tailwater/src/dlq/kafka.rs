@@ -5,7 +5,7 @@
 //! brokers. What a purge settles at the beginning of a partition is deleted there as well (`DeleteRecords`).
 
 use super::marks::Marks;
-use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect};
+use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect, Unsent};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -115,12 +115,7 @@ impl Topic {
         Ok(None)
     }
 
-    async fn replay(
-        &mut self,
-        record: &Record,
-        body: Option<&Bytes>,
-        to: &Redirect,
-    ) -> Result<(), Result<String, Failure>> {
+    async fn replay(&mut self, record: &Record, body: Option<&Bytes>, to: &Redirect) -> Result<(), Unsent> {
         let (origin, partition) = match &record.letter.origin {
             Some(Origin::Kafka { topic, partition }) => (Some(topic), *partition),
             _ => (None, None),
@@ -129,10 +124,10 @@ impl Topic {
             .topic
             .as_ref()
             .or(origin)
-            .ok_or_else(|| Ok("it does not say where it came from: give --to-topic".to_owned()))?;
+            .ok_or_else(|| Unsent::Refused("it does not say where it came from: give --to-topic".into()))?;
         if !self.partitions[&record.partition].marks.fits(record.offset) {
             let why = "too many letters between the replayed ones are left: replay or purge the oldest first";
-            return Err(Ok(why.into()));
+            return Err(Unsent::Refused(why.into()));
         }
         let producer = match &self.producer {
             Some(producer) => producer,
@@ -141,7 +136,7 @@ impl Topic {
                 config.remove("group.id");
                 config.set("enable.idempotence", "true").set("acks", "all").set("partitioner", "murmur2_random");
                 config.set("message.timeout.ms", LIMIT.as_millis().to_string()).set("linger.ms", "0");
-                let made = config.create().map_err(self.failed("start a producer")).map_err(Err)?;
+                let made = config.create().map_err(self.failed("start a producer")).map_err(Unsent::Failed)?;
                 self.producer.insert(made)
             }
         };
@@ -167,8 +162,10 @@ impl Topic {
                     | Code::TopicAuthorizationFailed
                     | Code::InvalidTopic
                     | Code::InvalidRecord
-                    | Code::UnknownPartition => Err(Ok(format!("topic `{topic}` does not take it: {code}"))),
-                    _ => Err(Err(self.failed("publish a letter")(error))),
+                    | Code::UnknownPartition => {
+                        Err(Unsent::Refused(format!("topic `{topic}` does not take it: {code}")))
+                    }
+                    _ => Err(Unsent::Failed(self.failed("publish a letter")(error))),
                 }
             }
         }
@@ -257,13 +254,11 @@ impl DeadLetters for Topic {
                         outcome.removed += 1;
                     } else {
                         let why = "too many letters between the removed ones are left: purge the oldest first";
-                        outcome.kept.push((record.letter.id().to_owned(), why.into()));
+                        outcome.keep(&record.letter, why);
                     }
                 }
                 Decision::Replay { body } => {
-                    if let Some(pause) = pause.filter(|_| outcome.replayed > 0) {
-                        tokio::time::sleep(pause).await;
-                    }
+                    outcome.pace(pause).await;
                     match self.replay(&record, body.as_ref(), redirect).await {
                         Ok(()) => {
                             // Acknowledged by the brokers: from here on a crash gives a duplicate with the same id.
@@ -271,8 +266,7 @@ impl DeadLetters for Topic {
                             self.commit()?;
                             outcome.replayed += 1;
                         }
-                        Err(Ok(why)) => outcome.kept.push((record.letter.id().to_owned(), why)),
-                        Err(Err(failure)) => return Err(failure),
+                        Err(unsent) => outcome.keep(&record.letter, unsent.reason()?),
                     }
                 }
             }

@@ -104,6 +104,37 @@ pub struct Outcome {
     pub notes: Vec<String>,
 }
 
+impl Outcome {
+    /// A letter that was to go stays where it is.
+    fn keep(&mut self, letter: &Letter, why: impl Into<String>) {
+        self.kept.push((letter.id().to_owned(), why.into()));
+    }
+
+    /// Waits between two replays, not before the first.
+    async fn pace(&self, pause: Option<Duration>) {
+        if let Some(pause) = pause.filter(|_| self.replayed > 0) {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// Why a letter was not published.
+enum Unsent {
+    /// The broker does not take this one; others may go through.
+    Refused(String),
+    Failed(Failure),
+}
+
+impl Unsent {
+    /// Why this one stays, unless it is the end for all.
+    fn reason(self) -> Result<String, Failure> {
+        match self {
+            Unsent::Refused(why) => Ok(why),
+            Unsent::Failed(failure) => Err(failure),
+        }
+    }
+}
+
 /// Asked about each letter.
 pub type Decide<'a> = dyn FnMut(&Letter) -> Decision + Send + 'a;
 

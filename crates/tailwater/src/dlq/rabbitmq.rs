@@ -10,7 +10,7 @@
 //!
 //! Streams cannot be read this way and need not be: they forget nothing.
 
-use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect, amqp};
+use super::{DeadLetters, Decide, Decision, Letter, Origin, Outcome, Redirect, Unsent, amqp};
 use crate::sinks::rabbitmq::config::RabbitmqConfig;
 use crate::sinks::rabbitmq::connect::{Endpoint, connect, endpoints};
 use crate::sinks::rabbitmq::failure::{AmqpError, classify};
@@ -102,20 +102,20 @@ impl Queue {
         answered(ack).await.map_err(|error| error.into_failure("remove a letter"))
     }
 
-    /// Publishes and waits for the confirm. `Err(Ok(why))`: the broker does not take this one.
+    /// Publishes and waits for the confirm.
     async fn publish(
         &mut self,
         exchange: &str,
         routing_key: &str,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<(), Result<String, Failure>> {
+    ) -> Result<(), Unsent> {
         let publisher = match self.publisher.take() {
             Some(channel) => channel,
-            None => self.confirming().await.map_err(Err)?,
+            None => self.confirming().await.map_err(Unsent::Failed)?,
         };
         let mandatory = BasicPublishOptions { mandatory: true, immediate: false };
-        let (exchange, key) = (short(exchange).map_err(Ok)?, short(routing_key).map_err(Ok)?);
+        let (exchange, key) = (short(exchange)?, short(routing_key)?);
         let confirmed = answered(async {
             publisher.basic_publish(exchange.clone(), key.clone(), mandatory, body, properties).await?.await
         })
@@ -127,15 +127,15 @@ impl Queue {
             }
             Ok(Confirmation::Ack(Some(_))) => {
                 self.publisher = Some(publisher);
-                Err(Ok(format!("no queue is bound to exchange `{exchange}` for routing key `{key}`")))
+                Err(Unsent::Refused(format!("no queue is bound to exchange `{exchange}` for routing key `{key}`")))
             }
-            Ok(Confirmation::Nack(_)) => Err(Ok("the broker refused it (a full queue?)".into())),
+            Ok(Confirmation::Nack(_)) => Err(Unsent::Refused("the broker refused it (a full queue?)".into())),
             Ok(Confirmation::NotRequested) => unreachable!("the channel is in confirm mode"),
             // The channel is gone, the connection may be well: this one cannot be published, others may.
             Err(Unanswered::Broker(error)) if code(&error).is_some() && self.connection.status().connected() => {
-                Err(Ok(format!("the broker refuses it: {error}")))
+                Err(Unsent::Refused(format!("the broker refuses it: {error}")))
             }
-            Err(error) => Err(Err(error.into_failure("publish a letter"))),
+            Err(error) => Err(Unsent::Failed(error.into_failure("publish a letter"))),
         }
     }
 
@@ -153,10 +153,10 @@ impl Queue {
             let properties = delivery.properties.clone();
             match self.publish("", &name, &delivery.data, amqp::renewed(&properties)).await {
                 Ok(()) => self.remove(delivery.delivery_tag).await?,
-                Err(Ok(why)) => {
-                    outcome.notes.push(format!("a letter that came back often could not be renewed: {why}"))
+                Err(unsent) => {
+                    let why = unsent.reason()?;
+                    outcome.notes.push(format!("a letter that came back often could not be renewed: {why}"));
                 }
-                Err(Err(failure)) => return Err(failure),
             }
         }
         if !worn.is_empty() {
@@ -176,8 +176,8 @@ impl Queue {
         letter: &Letter,
         body: Option<&Bytes>,
         to: &Redirect,
-    ) -> Result<(), Result<String, Failure>> {
-        let (exchange, routing_key) = address(letter, to).map_err(Ok)?;
+    ) -> Result<(), Unsent> {
+        let (exchange, routing_key) = address(letter, to).map_err(Unsent::Refused)?;
         let body = body.map_or(&delivery.data[..], |body| &body[..]);
         self.publish(&exchange, &routing_key, body, amqp::replayed(&delivery.properties)).await
     }
@@ -214,9 +214,7 @@ impl DeadLetters for Queue {
                     continue;
                 }
                 Decision::Replay { body } => {
-                    if let Some(pause) = pause.filter(|_| outcome.replayed > 0) {
-                        tokio::time::sleep(pause).await;
-                    }
+                    outcome.pace(pause).await;
                     match self.replay(&delivery, &letter, body.as_ref(), redirect).await {
                         Ok(()) => {
                             // Confirmed: from here on a crash gives a duplicate with the same id.
@@ -224,8 +222,7 @@ impl DeadLetters for Queue {
                             outcome.replayed += 1;
                             continue;
                         }
-                        Err(Ok(why)) => outcome.kept.push((letter.id().to_owned(), why)),
-                        Err(Err(failure)) => return Err(failure),
+                        Err(unsent) => outcome.keep(&letter, unsent.reason()?),
                     }
                 }
                 Decision::Leave => {}
@@ -262,8 +259,9 @@ fn address(letter: &Letter, to: &Redirect) -> Result<(String, String), String> {
     Ok((or(&to.exchange, exchange), or(&to.routing_key, routing_key)))
 }
 
-fn short(text: &str) -> Result<lapin::types::ShortString, String> {
-    lapin::types::ShortString::try_new(text).map_err(|_| format!("a name of {} bytes; AMQP allows 255", text.len()))
+fn short(text: &str) -> Result<lapin::types::ShortString, Unsent> {
+    let long = |_| Unsent::Refused(format!("a name of {} bytes; AMQP allows 255", text.len()));
+    lapin::types::ShortString::try_new(text).map_err(long)
 }
 
 fn uri(endpoint: &Endpoint) -> AMQPUri {
