@@ -9,3 +9,5 @@ mod plan;
 mod rows;
 mod setup;
 mod shares;
+#[path = "../source_suite/mod.rs"]
+mod source_suite;

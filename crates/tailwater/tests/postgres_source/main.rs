@@ -10,5 +10,7 @@ mod harness;
 mod several;
 mod shutdown;
 mod snapshot;
+#[path = "../source_suite/mod.rs"]
+mod source_suite;
 mod standby;
 mod stream;

@@ -1,11 +1,34 @@
 //! Reading the log: order, resuming, cancelling, idle progress.
 
-use crate::harness::{Outbox, PATIENCE, expected, values};
-use std::future::poll_fn;
+use crate::harness::{Driven, Outbox, PATIENCE, expected, values};
+use crate::source_suite::{World, suite};
+use async_trait::async_trait;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::{Duration, Instant};
-use testbed::{eventually, shared_postgres};
+use tailwater_core::Position;
+use testbed::{Postgres, eventually, shared_postgres};
+use tokio_postgres::Client;
+
+#[async_trait]
+impl World for Outbox {
+    async fn made(pg: &Postgres) -> Outbox {
+        Outbox::with_slot(pg).await
+    }
+
+    async fn write(&self, values: std::ops::Range<u32>) {
+        self.insert(values).await;
+    }
+
+    fn sql(&self) -> &Client {
+        &self.sql
+    }
+
+    async fn opened(&self, from: Option<Position>) -> Driven {
+        self.open(from).await
+    }
+}
+
+suite!(Outbox);
 
 /// S2
 #[tokio::test]
@@ -57,78 +80,6 @@ async fn inside_a_large_transaction_the_lag_shows() {
     let known = source.status.server_lsn.load(Ordering::Relaxed);
     assert!(known > at_start, "the server's end is known to have moved: {at_start} → {known}");
     assert!(source.status.confirmed_lsn.load(Ordering::Relaxed) < known);
-}
-
-/// S1
-#[tokio::test]
-async fn a_cancelled_read_loses_nothing() {
-    let outbox = Outbox::with_slot(shared_postgres().await).await;
-    let mut source = outbox.open(None).await;
-    let writer = async {
-        for i in 0..200 {
-            outbox.insert(i * 5..i * 5 + 5).await;
-        }
-    };
-    let reader = async {
-        let mut seen = Vec::new();
-        let mut cancelled = 0;
-        while seen.len() < 1000 {
-            // polled once, then dropped: cancelled wherever it happens to wait
-            let mut read = source.source.next(2000);
-            let once = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;
-            drop(read);
-            match once {
-                Poll::Ready(batch) => seen.extend(batch.unwrap().changes),
-                Poll::Pending => {
-                    cancelled += 1;
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-        (seen, cancelled)
-    };
-    let ((), (seen, cancelled)) = tokio::join!(writer, reader);
-    assert_eq!(values(&seen), expected(0..1000));
-    assert!(cancelled > 10, "only {cancelled} reads were cancelled");
-}
-
-/// S4
-#[tokio::test]
-async fn a_batch_stays_within_the_room_it_was_granted() {
-    let outbox = Outbox::with_slot(shared_postgres().await).await;
-    outbox.insert(0..2000).await;
-    outbox.sql.batch_execute("insert into outbox (v) values (repeat('x', 1000000))").await.unwrap();
-    let mut source = outbox.open(None).await;
-    let (mut rows, mut large) = (0, 0);
-    while rows < 2001 {
-        let batch = source.next_in(10_000).await.unwrap();
-        rows += batch.changes.len();
-        if batch.size_bytes > 10_000 {
-            assert_eq!(batch.changes.len(), 1, "only a single change may be larger than the room");
-            large += 1;
-        }
-    }
-    assert_eq!(large, 1);
-}
-
-/// C2, T10: only what was confirmed is not sent again.
-#[tokio::test]
-async fn what_was_not_confirmed_comes_again() {
-    let outbox = Outbox::with_slot(shared_postgres().await).await;
-    let mut source = outbox.open(None).await;
-    outbox.insert(0..5).await;
-    source.take(5).await;
-    source.confirm_all().await;
-    let from = source.upto.clone();
-    outbox.insert(5..10).await;
-    source.take(5).await;
-    drop(source);
-    let mut source = outbox.open(from.clone()).await;
-    assert_eq!(values(&source.take(5).await), expected(5..10));
-    drop(source);
-    // And without a saved position the slot's own counts.
-    let mut source = outbox.open(None).await;
-    assert_eq!(values(&source.take(5).await), expected(5..10));
 }
 
 /// S3, T12: an unconfirmed event holds the position; once it is settled, the position follows WAL that is not ours.
