@@ -1,12 +1,13 @@
 //! Waiting for what an event is about: a primary whose commits hang in synchronous replication, and a replica that lags.
 #![allow(clippy::unwrap_used)] // a panic is a failed test, with its place
 
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tailwater_client::{WaitError, current_lsn, wait_for_lsn, wait_until_visible};
-use testbed::{Child, Postgres, WorkDir, eventually};
+use testbed::{Child, Postgres, StopMode, WorkDir, eventually};
 use tokio_postgres::{Client, NoTls};
 
 const BRIEFLY: Duration = Duration::from_millis(150);
@@ -115,11 +116,15 @@ async fn replica(primary: &Postgres, dir: &WorkDir) -> (Child, Client) {
     let (uid, gid) = (owner.uid(), owner.gid());
     let data = dir.subdir("replica", Some((uid, gid))).join("data");
     let port = testbed::free_port().to_string();
-    let mut copy = Command::new(testbed::postgres_program("pg_basebackup"));
-    copy.args(["-X", "stream", "-c", "fast", "-R", "-D"]).arg(&data).arg("-d").arg(primary.url("postgres"));
-    copy.current_dir("/").uid(uid).gid(gid);
-    let output = copy.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A copy of the stopped server is a base backup too, and needs no pg_basebackup of the server's version.
+    primary.stop(StopMode::Fast).await;
+    let copied = Command::new("cp").arg("-a").arg(primary.data_dir()).arg(&data).status().unwrap();
+    assert!(copied.success());
+    primary.start_again().await;
+    std::fs::write(data.join("standby.signal"), "").unwrap();
+    let upstream = format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", primary.port());
+    let mut settings = std::fs::File::options().append(true).open(data.join("testbed.conf")).unwrap();
+    settings.write_all(upstream.as_bytes()).unwrap();
     let mut server = Command::new(testbed::postgres_program("postgres"));
     server.arg("-D").arg(&data).args(["-c", &format!("port={port}"), "-c"]);
     server.arg(format!("unix_socket_directories={}", data.display())).current_dir("/").uid(uid).gid(gid);
@@ -139,9 +144,9 @@ async fn replica(primary: &Postgres, dir: &WorkDir) -> (Child, Client) {
 async fn a_replica_that_lags_is_waited_for_by_position_and_by_transaction() {
     let primary = Postgres::start().await;
     let dir = WorkDir::new();
-    let mut writer = primary.client("postgres").await;
-    writer.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
+    primary.client("postgres").await.batch_execute("CREATE TABLE thing (id serial)").await.unwrap();
     let (server, mut reader) = replica(&primary, &dir).await;
+    let mut writer = primary.client("postgres").await;
     reader.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
     eventually(LONG, || async {
         let row = reader.query_one("SELECT pg_get_wal_replay_pause_state()", &[]).await.unwrap();

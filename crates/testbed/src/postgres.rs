@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 const INSTALL: &str = "PostgreSQL server not found; type: apt-get install -y --no-install-recommends postgresql-15";
+/// Names the folder with `postgres` and `initdb` of the server to test with.
+const BIN: &str = "TAILWATER_TEST_POSTGRES_BIN";
+/// The programs of a server.
+const SERVER: [&str; 2] = ["postgres", "initdb"];
 /// A start that takes longer has failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// A stop that takes longer hangs.
@@ -82,7 +86,11 @@ pub async fn shared_postgres() -> &'static Postgres {
 impl Postgres {
     /// Whether a private server can be started here; what to install if not.
     pub fn installed() -> Result<(), &'static str> {
-        ["postgres", "initdb"].iter().all(|program| find_program(program).is_some()).then_some(()).ok_or(INSTALL)
+        SERVER
+            .iter()
+            .all(|program| find_program(named_folder().as_deref(), program).is_some())
+            .then_some(())
+            .ok_or(INSTALL)
     }
 
     /// A cluster with `wal_level = logical` and the defaults of [`PostgresOptions`].
@@ -156,7 +164,7 @@ impl Postgres {
     pub async fn database(&self, hint: &str) -> String {
         let name = unique(hint);
         let client = self.client("postgres").await;
-        let statement = format!("create database {name} template template0 strategy wal_log");
+        let statement = format!("create database {name} template template0");
         client.batch_execute(&statement).await.unwrap_or_else(|error| panic!("cannot create {name}: {error}"));
         name
     }
@@ -350,12 +358,27 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// The newest installed major's program, else one in PATH.
+/// The program in `TAILWATER_TEST_POSTGRES_BIN`, else the newest installed major's, else one in PATH. A folder that is named
+/// has the server; clients (`psql`, `pg_recvlogical`) may be missing in it.
 pub fn postgres_program(program: &str) -> PathBuf {
-    find_program(program).unwrap_or_else(|| panic!("{INSTALL}"))
+    let named = named_folder();
+    find_program(named.as_deref(), program).unwrap_or_else(|| match named {
+        Some(folder) => panic!("{BIN}={} has no {program}", folder.display()),
+        None => panic!("{INSTALL}"),
+    })
 }
 
-fn find_program(program: &str) -> Option<PathBuf> {
+fn named_folder() -> Option<PathBuf> {
+    std::env::var_os(BIN).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
+fn find_program(named: Option<&Path>, program: &str) -> Option<PathBuf> {
+    if let Some(path) = named.map(|folder| folder.join(program)) {
+        // Never another server than the one that was named.
+        if path.exists() || SERVER.contains(&program) {
+            return path.exists().then_some(path);
+        }
+    }
     let majors = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = majors
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(program))))
@@ -416,4 +439,21 @@ fn certificates(dir: &WorkDir, data: &Path, owner: Option<(u32, u32)>) -> Author
         chown(&path, owner);
     }
     authority
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_folder_comes_first_and_its_server_is_never_replaced() {
+        let dir = WorkDir::new();
+        let folder = dir.path();
+        assert_eq!(find_program(Some(folder), "postgres"), None, "not the installed one");
+        assert_eq!(find_program(Some(folder), "psql"), find_program(None, "psql"));
+        for program in ["postgres", "psql"] {
+            std::fs::write(folder.join(program), "").unwrap();
+            assert_eq!(find_program(Some(folder), program), Some(folder.join(program)));
+        }
+    }
 }
