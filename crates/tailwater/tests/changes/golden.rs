@@ -64,13 +64,22 @@ pub fn load(folder: &str, name: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_cases_come_out_of_the_binary_as_debezium_recorded_them() {
     let process = Process::start().await;
-    let mut problems = Vec::new();
+    let (mut problems, mut skipped) = (Vec::new(), 0);
+    let sql = shared_postgres().await.client("postgres").await;
+    let version =
+        sql.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap().get::<_, i32>(0);
     for name in CASES {
+        if version < 150_000 && name.starts_with("b_type_numeric_") {
+            println!("{name} is skipped on PostgreSQL {}: numeric(3,-2) needs 15", version / 10_000);
+            skipped += 1;
+            continue;
+        }
         if let Err(problem) = replay(&process, name).await {
             problems.push(format!("{name}: {problem}"));
         }
     }
-    println!("golden end to end: same {}, unexplained {}", CASES.len() - problems.len(), problems.len());
+    let same = CASES.len() - skipped - problems.len();
+    println!("golden end to end: same {same}, skipped {skipped}, unexplained {}", problems.len());
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 

@@ -88,6 +88,40 @@ async fn rows_of_a_table_without_a_number_come_in_the_order_they_were_written() 
     }
 }
 
+/// PostgreSQL 14 lists a partition twice that is published besides its table.
+#[tokio::test]
+async fn rows_of_a_partition_that_is_published_twice_come_once_in_the_order_they_were_written() {
+    for via_root in [false, true] {
+        let outbox = Outbox::new(shared_postgres().await).await;
+        let make = format!(
+            "drop table outbox; create table outbox (part int, v text) partition by list (part); \
+             create table outbox_0 partition of outbox for values in (0); \
+             create table outbox_1 partition of outbox for values in (1); drop publication pub; \
+             create publication pub for table outbox, outbox_0, outbox_1 \
+             with (publish = 'insert', publish_via_partition_root = {via_root})"
+        );
+        outbox.sql.batch_execute(&make).await.unwrap();
+        let insert = async |range: std::ops::Range<u32>| {
+            for i in range {
+                let sql = format!("insert into outbox values ({}, 'v{i}')", i % 2);
+                outbox.sql.batch_execute(&sql).await.unwrap();
+            }
+        };
+        insert(0..20).await;
+        let mut source = outbox.open(None).await;
+        let before = source.take(20).await;
+        source.confirm_all().await;
+        insert(20..22).await;
+        let after = source.take(2).await;
+
+        let part = |i: u32| (0..20).filter(move |n| n % 2 == i);
+        let written: Vec<u32> = if via_root { (0..20).collect() } else { part(0).chain(part(1)).collect() };
+        let written: Vec<String> = written.iter().map(|i| format!("v{i}")).collect();
+        assert_eq!(values(&before), written, "via root: {via_root}");
+        assert_eq!(values(&after), expected(20..22), "nothing comes again");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_table_is_a_snapshot_too() {
     let outbox = Outbox::new(shared_postgres().await).await;

@@ -51,13 +51,15 @@ pub(super) fn outbox_sql(publication: &str, lists: bool, schema: &str, table: &s
     tables_sql(publication, lists, &of_it)
 }
 
+/// `DISTINCT`: 14 names a partition twice that is listed besides its table, and its rows would be read twice.
 fn tables_sql(publication: &str, lists: bool, condition: &str) -> String {
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, \
          c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i \
          WHERE i.indrelid = c.oid AND i.indisprimary)), \
          pg_catalog.has_any_column_privilege(c.oid, 'SELECT'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'), {} \
-         FROM pg_catalog.pg_publication_tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
+         FROM (SELECT DISTINCT * FROM pg_catalog.pg_publication_tables) t \
+         JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname \
          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
          WHERE t.pubname = {}{condition} ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
         if lists { "t.rowfilter, array_to_string(t.attnames, E'\\n')" } else { "NULL, NULL" },
