@@ -302,6 +302,19 @@ async fn the_publication_is_made_where_that_is_asked_for_and_allowed() {
     outbox.sql.batch_execute("drop table later").await.unwrap();
 }
 
+/// At the first start and at every other.
+#[tokio::test]
+async fn a_publication_without_tables_waits_for_those_that_somebody_adds() {
+    let mut outbox = shop(shared_postgres().await, "").await;
+    sql(&outbox, "drop publication pub").await;
+    outbox.config.publication_autocreate = Autocreate::NoTables;
+    drop(outbox.open(None).await.next().await.unwrap());
+    let mut source = outbox.open(None).await;
+    sql(&outbox, "alter publication pub add table a; insert into a (v) values ('1'); insert into b (v) values ('1')")
+        .await;
+    assert_eq!(rows(&source.take(1).await), ["a.1"]);
+}
+
 #[tokio::test]
 async fn a_table_asked_for_by_name_that_is_not_published_is_not_passed_over() {
     let outbox = shop(shared_postgres().await, r"public\.a, public\.b").await;
