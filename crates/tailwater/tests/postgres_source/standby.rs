@@ -37,6 +37,33 @@ async fn a_second_source_stands_by_names_the_holder_and_takes_over() {
     assert_eq!(status.state(), State::Streaming);
 }
 
+/// Without a slot the claim on the snapshot is the lock; its key is a hash of the slot's name, positive or negative.
+#[tokio::test]
+async fn a_second_source_stands_by_while_the_first_takes_the_snapshot() {
+    for slot in ["claimed_one", "claimed_two"] {
+        let mut outbox = Outbox::new(shared_postgres().await).await;
+        outbox.config.slot = slot.into();
+        outbox.insert(0..3).await;
+        let mut first = outbox.open(None).await;
+        first.take(3).await;
+        let status = Arc::new(Status::new("second"));
+        let takeover = async {
+            let holder = eventually(PATIENCE, || async {
+                match status.state() {
+                    State::Standby { holder } => Some(holder),
+                    _ => None,
+                }
+            })
+            .await;
+            assert!(holder.contains("pid ") && holder.contains("takes the snapshot"), "{holder}");
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(outbox.open_as(None, status.clone()), takeover);
+        let rows = second.unwrap_or_else(|failure| panic!("{slot}: {failure}")).take(3).await;
+        assert_eq!(values(&rows), expected(0..3), "the first one settled nothing");
+    }
+}
+
 /// A position saved before another instance went on: nothing is repeated, nothing is missing.
 #[tokio::test]
 async fn a_slot_ahead_of_the_saved_position_is_followed() {

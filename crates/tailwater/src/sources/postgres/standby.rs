@@ -152,7 +152,7 @@ pub(super) async fn for_snapshot(opening: &Opening) -> Result<(), Error> {
     let sql = format!(
         "SELECT concat_ws(', ', 'pid ' || l.pid, 'role ' || a.usename, 'from ' || host(a.client_addr)) \
          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS}::oid AND l.objid = {}::int4::oid \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS}::oid AND l.objid = ({})::int4::oid \
          AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = {})",
         key(slot),
@@ -170,7 +170,7 @@ pub(super) async fn for_snapshot(opening: &Opening) -> Result<(), Error> {
     }
 }
 
-/// FNV-1a of the slot's name.
+/// FNV-1a of the slot's name; negative for every second one.
 fn key(slot: &str) -> i32 {
     slot.bytes().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)).cast_signed()
 }
