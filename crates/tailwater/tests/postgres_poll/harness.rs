@@ -22,6 +22,8 @@ pub struct Polled {
     pub database: String,
     pub sql: Client,
     pub config: PollConfig,
+    /// How often everything is looked at again, if not every minute.
+    pub afresh: Option<Duration>,
 }
 
 impl Polled {
@@ -42,7 +44,15 @@ impl Polled {
             lease: Duration::from_secs(5),
             ..PollConfig::default()
         };
-        Polled { database, sql, config }
+        Polled { database, sql, config, afresh: None }
+    }
+
+    /// Sources that are opened from now on reach the database through this.
+    pub async fn behind_a_proxy(&mut self, pg: &Postgres) -> testbed::Proxy {
+        let proxy = testbed::Proxy::to(([127, 0, 0, 1], pg.port()).into()).await;
+        let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.addr(), self.database);
+        self.config.connection.url = Some(Secret::new(url));
+        proxy
     }
 
     /// Rows `v<i>` of key `k<i mod 50>`.
@@ -68,7 +78,11 @@ impl Polled {
 
     pub async fn try_open(&self, from: Option<Position>) -> Result<Driven, Failure> {
         let status = Arc::new(Status::new("test"));
-        let (source, confirm) = PollSource::new(self.config.clone(), "k", status.clone()).open(from).await?;
+        let mut source = PollSource::new(self.config.clone(), "k", status.clone());
+        if let Some(afresh) = self.afresh {
+            source = source.looking_afresh_every(afresh);
+        }
+        let (source, confirm) = source.open(from).await?;
         Ok(Driven { source, confirm, status, upto: None })
     }
 

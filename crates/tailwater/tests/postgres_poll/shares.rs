@@ -63,12 +63,14 @@ async fn a_key_changes_hands_only_when_nothing_of_it_is_on_its_way() {
     // and both go on, each with its own
     first.confirm_all().await;
     second.confirm_all().await;
-    round(&outbox, 9).await;
+    for number in 9..14 {
+        round(&outbox, number).await;
+    }
     let (a, b) = tokio::join!(
         read_for(&mut first, Duration::from_millis(700)),
         read_for(&mut second, Duration::from_millis(700))
     );
-    assert!(keys(&a).is_disjoint(&keys(&b)));
+    assert!(keys(&a).is_disjoint(&keys(&b)), "rows of a key are all with one relay");
     assert_eq!(keys(&a).union(&keys(&b)).count(), 50);
 }
 
@@ -162,14 +164,37 @@ async fn a_relay_whose_session_was_ended_can_neither_mark_nor_hand_over() {
     assert_eq!(source.take(1000).await.len(), 1000);
 }
 
+/// T7: a process that was stopped and has not heard yet that its session was ended asks before it hands anything over.
+#[tokio::test]
+async fn a_relay_that_slept_asks_before_it_hands_over() {
+    let pg = shared_postgres().await;
+    let outbox = Polled::new(pg).await;
+    outbox.insert(0..1000).await;
+    let mut source = outbox.open(None).await;
+    let handed = source.next_in(1000).await.unwrap().changes.len();
+    assert!((1..1000).contains(&handed), "the others are fetched and wait here");
+    let (url, end) = (pg.url(&outbox.database), format!("select pg_terminate_backend({})", outbox.sessions().await[0]));
+    // nothing runs in this thread meanwhile, which is all that this runtime has
+    let ended = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(&end).await.unwrap();
+        });
+    });
+    ended.join().unwrap();
+    std::thread::sleep(outbox.config.lease / 2 + Duration::from_millis(100));
+    let Err(failure) = source.next_in(1000).await else { panic!("rows that are not its own any more") };
+    assert!(!failure.is_fatal(), "{failure}");
+}
+
 /// T48: a database that does not answer any more is not waited for without end.
 #[tokio::test]
 async fn a_database_that_falls_silent_ends_the_opening() {
     let pg = shared_postgres().await;
     let mut outbox = Polled::new(pg).await;
-    let proxy = testbed::Proxy::to(std::net::SocketAddr::from(([127, 0, 0, 1], pg.port()))).await;
-    let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.addr(), outbox.database);
-    outbox.config.connection.url = Some(tailwater::config::secret::Secret::new(url));
+    let proxy = outbox.behind_a_proxy(pg).await;
     outbox.insert(0..1).await;
     let mut source = outbox.open(None).await;
     source.take(1).await;

@@ -22,7 +22,7 @@ pub struct PollConfig {
     #[serde(with = "tailwater_core::duration")]
     pub interval: Duration,
     /// Another relay that has not touched its session for so long is taken to be dead: its session is ended and its share
-    /// of the rows is taken over. By the database's clock.
+    /// of the rows is taken over. No wall clock decides that.
     #[serde(with = "tailwater_core::duration")]
     pub lease: Duration,
 }

@@ -30,6 +30,11 @@ impl Flight {
         new
     }
 
+    /// The row is on its way.
+    pub fn holds(&self, order: i64) -> bool {
+        self.rows.contains(&order)
+    }
+
     /// A batch is handed over; its number.
     pub fn hand_over(&mut self, rows: Vec<Flying>) -> u64 {
         self.handed += 1;

@@ -50,6 +50,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 const NAME_AFTER: Duration = Duration::from_secs(10);
 /// Published rows that somebody has locked are tried again after this.
 const LOCKED_PAUSE: Duration = Duration::from_secs(1);
+/// Everything is looked at again this often, where that is cheap: nothing else finds a row whose order value was given by
+/// hand, reset with its sequence, or marked and unmarked.
+const AFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Rows deleted or marked by one statement.
 const DONE_ROWS: usize = 10_000;
 /// How long a confirmation of the very last rows waits for the database.
@@ -60,13 +63,20 @@ pub struct PollSource {
     config: PollConfig,
     /// The router's key column: rows of one key have one owner.
     key_column: String,
+    afresh: Duration,
     status: Arc<Status>,
 }
 
 impl PollSource {
     /// Connects to nothing yet.
     pub fn new(config: PollConfig, key_column: &str, status: Arc<Status>) -> PollSource {
-        PollSource { config, key_column: key_column.to_owned(), status }
+        PollSource { config, key_column: key_column.to_owned(), afresh: AFRESH_EVERY, status }
+    }
+
+    /// Looks at everything again this often, instead of every minute: for tests, no setting.
+    #[must_use]
+    pub fn looking_afresh_every(self, afresh: Duration) -> PollSource {
+        PollSource { afresh, ..self }
     }
 
     async fn begin(&self, from: Option<&Position>) -> Result<Arc<Core>, Error> {
@@ -83,6 +93,7 @@ impl PollSource {
             names,
             status: self.status.clone(),
             interval: self.config.interval,
+            afresh: self.afresh,
             lease: self.config.lease,
             opening: rand::random(),
             horizon: tokio::sync::Mutex::new(Horizon::new()),
@@ -169,6 +180,7 @@ pub(crate) struct Core {
     names: Names,
     status: Arc<Status>,
     interval: Duration,
+    afresh: Duration,
     lease: Duration,
     /// Tells the positions of this opening from those of others.
     opening: u64,

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 use tailwater_core::{Batch, Change, Commit, Event, Failure, Operation, Position, Row, Source, Tuple, Value};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,10 +17,7 @@ use tokio::time::Instant;
 /// Bytes of rows that one fetch aims at; rows beyond twice that are dropped and fetched again.
 const FETCH_BYTES: usize = 1 << 20;
 const FETCH_ROWS: usize = 4000;
-/// Everything is looked at again this often, where that is cheap: nothing else finds a row whose order value was given by
-/// hand, reset with its sequence, or marked and unmarked.
-const AFRESH_EVERY: Duration = Duration::from_secs(60);
-/// With more rows on their way than this, that has to wait.
+/// With more rows on their way than this, looking at everything again has to wait.
 const AFRESH_ROWS: usize = 1000;
 
 /// A row that was fetched.
@@ -167,7 +163,7 @@ async fn fetch(core: Arc<Core>, limit: usize) -> Result<Rows, Error> {
     if shares.is_empty() {
         return Ok(Rows { rows: Vec::new(), more: false });
     }
-    if core.table.is_lean && on_their_way <= AFRESH_ROWS && horizon.is_stale(AFRESH_EVERY) {
+    if core.table.is_lean && on_their_way <= AFRESH_ROWS && horizon.is_stale(core.afresh) {
         horizon.forget();
     }
     let (cursor, gaps) = (horizon.cursor(), horizon.gaps());
@@ -176,15 +172,16 @@ async fn fetch(core: Arc<Core>, limit: usize) -> Result<Rows, Error> {
     let gaps_limit = limit + known;
     let look = table::Look { cursor, gaps, shares: &shares, limit, gaps_limit };
     let began = Instant::now();
-    let (mut rows, cut) = copy(&core, &core.table.fetch_sql(&look)).await?;
+    let Looked { mut seen, mut rows, cut } = copy(&core, &core.table.fetch_sql(&look)).await?;
     core.proven(began);
-    let late = rows.partition_point(|row| row.flying.order <= cursor);
-    let gaps_cut = late >= gaps_limit || (cut && late == rows.len());
+    let late = seen.partition_point(|order| *order <= cursor);
+    let gaps_cut = late >= gaps_limit || (cut && late == seen.len());
     if gaps_cut {
-        rows.truncate(late); // what is left in the gaps comes first
+        // what is left in the gaps comes first
+        seen.truncate(late);
+        rows.retain(|row| row.flying.order <= cursor);
     }
-    let more = cut || gaps_cut || rows.len() - late >= limit;
-    let seen: Vec<i64> = rows.iter().map(|row| row.flying.order).collect();
+    let more = cut || gaps_cut || seen.len() - late >= limit;
     if let Some(twice) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
         let text = format!("two rows have the same value {} in the order column: it must be unique", twice[0]);
         return Err(Error::Protocol(text));
@@ -202,20 +199,33 @@ async fn fetch(core: Arc<Core>, limit: usize) -> Result<Rows, Error> {
     Ok(Rows { rows, more })
 }
 
-/// True: rows were dropped since they were too many bytes.
-async fn copy(core: &Core, sql: &str) -> Result<(Vec<Fetched>, bool), Error> {
+/// What one look brought.
+struct Looked {
+    /// Order values, those of rows on their way included.
+    seen: Vec<i64>,
+    /// Rows that are new.
+    rows: Vec<Fetched>,
+    /// Rows were dropped since they were too many bytes. Those on their way do not count, or many of them would leave no
+    /// room for others, look after look.
+    cut: bool,
+}
+
+async fn copy(core: &Core, sql: &str) -> Result<Looked, Error> {
     let mut lines = std::pin::pin!(core.session.client.copy_out(sql).await?);
-    let (mut rows, mut bytes, mut cut) = (Vec::new(), 0, false);
+    let (mut looked, mut bytes) = (Looked { seen: Vec::new(), rows: Vec::new(), cut: false }, 0);
     while let Some(line) = lines.next().await {
         let line = line?;
-        cut |= bytes > 2 * FETCH_BYTES;
-        if !cut {
+        looked.cut |= bytes > 2 * FETCH_BYTES;
+        if !looked.cut {
             let row = row(core, parse_line(line))?;
-            bytes += row.bytes;
-            rows.push(row);
+            looked.seen.push(row.flying.order);
+            if !core.flight().holds(row.flying.order) {
+                bytes += row.bytes;
+                looked.rows.push(row);
+            }
         }
     }
-    Ok((rows, cut))
+    Ok(looked)
 }
 
 /// Order value, share, time, then the columns.
