@@ -7,6 +7,7 @@
 
 pub mod browser;
 mod child;
+mod clock;
 mod http;
 mod kafka;
 mod kafka_records;
@@ -23,6 +24,7 @@ mod wait;
 mod workdir;
 
 pub use child::{Child, python, tailwater_binary};
+pub use clock::Clock;
 pub use http::{HttpAnswer, http_get, http_request};
 pub use kafka::{KAFKA_VERSION, Kafka, KafkaOptions, Listener, shared_kafka};
 pub use kafka_records::Record;

@@ -3,6 +3,7 @@
 //! Superuser `postgres` is trusted on TCP and on the Unix socket. Not durable by default (`fsync=off`): the machine is
 //! not what these tests crash, and a `kill -9` of the server loses nothing that was written.
 
+use crate::clock::Clock;
 use crate::process::{Server, signal};
 use crate::tls::Authority;
 use crate::wait::{eventually, note, unique};
@@ -47,6 +48,8 @@ pub struct PostgresOptions<'a> {
     pub hba: Vec<&'a str>,
     /// Leave `fsync` on.
     pub fsync: bool,
+    /// The time of day that the server sees.
+    pub clock: Option<&'a Clock>,
 }
 
 /// A running (or stopped) cluster; gone with this value, or with the process.
@@ -57,6 +60,7 @@ pub struct Postgres {
     socket_dir: PathBuf,
     data: PathBuf,
     authority: Option<Authority>,
+    variables: Vec<(&'static str, PathBuf)>,
     dir: Option<Arc<WorkDir>>,
 }
 
@@ -75,6 +79,7 @@ pub async fn shared_postgres() -> &'static Postgres {
                     socket_dir: socket.into(),
                     data: PathBuf::new(),
                     authority: None,
+                    variables: Vec::new(),
                     dir: None,
                 },
                 _ => Postgres::start().await,
@@ -107,7 +112,9 @@ impl Postgres {
         copy_template(&data).await;
         let authority = options.tls.then(|| certificates(&dir, &data, owner));
         write_hba(&data, &options);
-        let mut postgres = Postgres { server: Mutex::new(None), port: 0, socket_dir, data, authority, dir: Some(dir) };
+        let variables = options.clock.map(|clock| clock.variables().to_vec()).unwrap_or_default();
+        let mut postgres =
+            Postgres { server: Mutex::new(None), port: 0, socket_dir, data, authority, variables, dir: Some(dir) };
         for attempt in 0.. {
             postgres.port = free_port();
             postgres.write_settings(&options);
@@ -277,6 +284,7 @@ impl Postgres {
         let log = log.expect("the private directory is writable");
         let mut command = command("postgres");
         command.arg("-D").arg(&self.data).stdout(Stdio::null()).stderr(log);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         // SIGQUIT: immediate shutdown, which also ends the sessions and frees shared memory.
         let server = Server::spawn("postgres", dir, command, libc::SIGQUIT).map_err(|error| error.to_string())?;
         let start = Instant::now();

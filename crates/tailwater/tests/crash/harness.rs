@@ -147,11 +147,17 @@ confirm_interval = "{interval}ms"
 
     /// Starts the program with another file.
     pub fn relay_with(config: &Path) -> Child {
+        Scene::relay_under(config, &[])
+    }
+
+    /// Starts the program with these variables.
+    pub fn relay_under(config: &Path, variables: &[(&'static str, PathBuf)]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
         command.args(["run", "--config"]).arg(config);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TAILWATER_") || name.starts_with("PG")) {
             command.env_remove(name);
         }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         Child::start(command)
     }
 

@@ -5,9 +5,11 @@
 
 use crate::harness::{LIMIT, Scene, cut_proxies, long, rate};
 use rand::Rng;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use testbed::{Child, Load, Postgres, Proxy, RabbitMq, eventually, shared_postgres, shared_rabbitmq};
+use testbed::{
+    Child, Clock, Load, Postgres, PostgresOptions, Proxy, RabbitMq, eventually, shared_postgres, shared_rabbitmq,
+};
 use tokio::time::sleep;
 
 struct Polled {
@@ -60,6 +62,11 @@ impl Polled {
         let listen = text.lines().find(|line| line.starts_with("listen")).unwrap().to_owned();
         std::fs::write(&path, text.replace(&listen, "listen = \"\"")).unwrap();
         path
+    }
+
+    fn lease(&mut self, lease: &str) {
+        self.poll = self.poll.replace("lease = \"5s\"", &format!("lease = \"{lease}\""));
+        self.switch(&self.poll);
     }
 
     /// Waits until so many relays are there.
@@ -153,6 +160,43 @@ async fn a_poller_that_is_stopped_for_longer_than_its_lease_is_fenced() {
     assert_eq!(stopped.wait(LIMIT).await.code(), Some(0), "{}", stopped.stderr().join("\n"));
     let verdict = polled.scene.settle(other, load.finish().await, broker).await;
     verdict.judge("polling, one of two relays stopped for longer than its lease", 1);
+}
+
+/// T51: the clocks of the database and of both relays jump by hours, forwards and back, each while one relay is stopped for
+/// less than its lease: nobody is taken to be dead, and nothing comes twice or late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_jump_end_no_poller_and_repeat_nothing() {
+    let (of_database, of_relays) = (Clock::new(), Clock::new());
+    let options = PostgresOptions { clock: Some(&of_database), ..PostgresOptions::default() };
+    let (postgres, broker) = (Postgres::start_with(options).await, shared_rabbitmq().await);
+    let mut polled = Polled::new("poll_clocks", &postgres, broker).await;
+    // so long that being stopped for a moment is nothing, on a busy machine too
+    polled.lease("60s");
+    let load = Load::start(&postgres, &polled.scene.database, rate(300));
+    let start = |config: &Path| Scene::relay_under(config, &of_relays.variables());
+    let (one, two) = (start(&polled.scene.config), start(&polled.another()));
+    polled.relays(&postgres, 2).await;
+    polled.scene.published(300).await;
+    for hours in [3, -3, 0] {
+        for clock in [&of_database, &of_relays] {
+            two.signal(libc::SIGSTOP);
+            clock.set(hours * 3600);
+            // the other one looks at it at least once
+            sleep(Duration::from_millis(2500)).await;
+            two.signal(libc::SIGCONT);
+            let before = polled.scene.count("published").await;
+            polled.scene.published(before + 100).await;
+        }
+    }
+    for (relay, name) in [(&one, "the first"), (&two, "the second")] {
+        alive(relay);
+        let said = relay.stderr().join("\n");
+        assert!(!said.contains("its session is ended") && !said.contains("open the source again"), "{name}: {said}");
+    }
+    two.term();
+    assert_eq!(two.wait(LIMIT).await.code(), Some(0), "{}", two.stderr().join("\n"));
+    let verdict = polled.scene.settle(one, load.finish().await, broker).await;
+    verdict.judge("polling, clocks jump by hours", 0);
 }
 
 /// From the log to polling and back, twice, under load: a change of configuration, once with a drain and once with `kill -9`.
