@@ -110,6 +110,25 @@ async fn an_order_whose_event_cannot_be_written_is_not_written_either() {
     assert_eq!(written(&pool).await, [0; 4]);
 }
 
+/// The answer is about what is committed, not about what is on its way to be.
+#[tokio::test]
+async fn what_fails_at_the_commit_is_not_answered_with_yes() {
+    let (_, pool) = database().await;
+    let port = serve(&pool, None).await;
+    let function = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$";
+    pool.get().await.unwrap().batch_execute(function).await.unwrap();
+    for (pattern, table) in PATTERNS {
+        let trigger = format!(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON \"{table}\" DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        pool.get().await.unwrap().batch_execute(&trigger).await.unwrap();
+        let answer = post(port, &format!("/orders/{pattern}"), &order()).await;
+        assert_eq!(answer.status, 503, "{pattern}: {}", answer.body);
+    }
+    assert_eq!(written(&pool).await, [0; 4]);
+}
+
 #[tokio::test]
 async fn asking_again_with_the_same_id_is_the_same_order_also_in_parallel() {
     let (_, pool) = database().await;

@@ -190,6 +190,96 @@ fn what_cannot_be_handled_goes_to_the_dead_letters_and_holds_up_nobody() {
     });
 }
 
+/// The idempotency table remembers the event, not the order: an order that is gone is not placed again.
+#[test]
+fn an_order_that_was_removed_does_not_come_back_with_its_event() {
+    with_stack(async |stack| {
+        let stack = &stack.read().await;
+        let (id, body) = order(2);
+        stack.place(0, "listen-to-yourself", &body).await.unwrap();
+        until_effects(stack, &[id]).await;
+        stack.db.execute("DELETE FROM orders WHERE id = $1", &[&id]).await.unwrap();
+        let value = records(stack, "Orders_2", id).await.remove(0).value.unwrap();
+        produce(stack, "Orders_2", Some(&id.to_string()), &value).await;
+        until_read(stack, "orders", "Orders_2").await;
+        assert_eq!(effects(stack, id).await, [0, 1, 1]);
+    });
+}
+
+/// In the middle of its effect one consumer is killed and the other one's session ended: what has had no effect was not said to
+/// be handled, and has it later, once.
+#[test]
+fn an_effect_that_was_interrupted_is_not_taken_for_done() {
+    with_stack(async |lock| {
+        let mut stack = lock.write().await;
+        stack.db.batch_execute("BEGIN; LOCK TABLE reservation, notification IN SHARE MODE").await.unwrap();
+        let (id, body) = order(0);
+        stack.place(0, "transactional-outbox", &body).await.unwrap();
+        let waiting =
+            "SELECT pid FROM pg_locks WHERE NOT granted AND relation = ANY ('{reservation,notification}'::regclass[])";
+        let both_wait = async |stack: &Stack| Ok(stack.db.query(waiting, &[]).await?.len() == 2);
+        stack.wait("both consumers are in the middle", both_wait).await.unwrap();
+        stays(&stack, "the record counts as read", async |stack| {
+            let mut config = stack.kafka.client();
+            config.set("group.id", "inventory");
+            let consumer: BaseConsumer = config.create()?;
+            Ok(!tokio::task::spawn_blocking(move || has_read(&consumer, "Orders_1")).await??)
+        })
+        .await;
+        stack.kill("inventory");
+        let end =
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = 'notification'::regclass";
+        assert_eq!(stack.db.query(end, &[]).await.unwrap().len(), 1);
+        stack.db.batch_execute("ROLLBACK").await.unwrap();
+        stack.run("inventory");
+        until_effects(&stack, &[id]).await;
+        for group in ["inventory", "notification"] {
+            until_read(&stack, group, "Orders_1").await;
+        }
+        assert_eq!(effects(&stack, id).await, [1, 1, 1]);
+    });
+}
+
+/// While the broker does not answer, nothing counts as published; whoever publishes may be killed then.
+#[test]
+fn what_the_broker_has_not_confirmed_is_not_published() {
+    with_stack(async |lock| {
+        let mut stack = lock.write().await;
+        stack.kafka.freeze();
+        let mut ids = Vec::new();
+        for number in 0..6 {
+            let (id, body) = order(number);
+            stack.place(number, PATTERNS[number % 3].0, &body).await.unwrap();
+            ids.push(id);
+        }
+        let polled = ids.clone();
+        stays(&stack, "rows are marked", async |stack| {
+            let sql = "SELECT count(*) FROM \"Transactional_Outbox\" t FULL JOIN \"Listen_To_Yourself\" l USING (id) \
+                       WHERE id = ANY ($1) AND (t.published_at IS NOT NULL OR l.published_at IS NOT NULL)";
+            Ok(stack.db.query_one(sql, &[&polled]).await?.get::<_, i64>(0) == 0)
+        })
+        .await;
+        for program in ["poller-1", "poller-2", "connect"] {
+            stack.kill(program);
+        }
+        stack.kafka.thaw();
+        for program in ["poller-1", "poller-2", "connect"] {
+            stack.run(program);
+        }
+        until_effects(&stack, &ids).await;
+    });
+}
+
+/// What must never be can only be watched for a while: three times as long as the consumers wait before they say what they
+/// have handled.
+async fn stays(stack: &Stack, otherwise: &str, state: impl AsyncFn(&Stack) -> Outcome<bool>) {
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        assert!(state(stack).await.unwrap(), "{otherwise}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[test]
 fn kills_in_the_middle_lose_nothing_and_double_nothing() {
     with_stack(async |lock| {
