@@ -66,56 +66,87 @@ impl Facts {
     }
 }
 
+/// What is there at the end, as it was read. Ids, and moments in µs since 1970.
+#[derive(Debug, Default)]
+struct Held {
+    /// Orders (in "listen to yourself": events): id, asked for, committed.
+    committed: Vec<(String, i64, i64)>,
+    /// Orders in the table of orders.
+    applied: BTreeSet<String>,
+    /// Records of the topic: id, taken by the broker.
+    published: Vec<(String, i64)>,
+    /// Deliveries to the consumer, before the inbox: id, asked for, received.
+    seen: Vec<(String, i64, i64)>,
+    /// Effects of the consumer, behind the inbox.
+    effects: Vec<String>,
+}
+
 /// Counts one pattern. What it cost is measured while it runs: see [`super::load`].
 pub async fn count(world: &World, pattern: Pattern) -> Result<Count, LabError> {
+    Ok(tally(pattern, held(world, pattern).await?))
+}
+
+async fn held(world: &World, pattern: Pattern) -> Result<Held, LabError> {
     let db = world.pg.client(pattern.name()).await;
     let consumer = world.pg.client(&format!("{}_consumer", pattern.name())).await;
     let moment = |column: &str| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
-    let requested = if pattern == Pattern::ListenToYourself {
+    let (table, requested) = if pattern == Pattern::ListenToYourself {
         ("outbox", "(payload ->> 'requested_us')::bigint")
     } else {
         ("orders", "requested_us")
     };
-    let sql = format!("SELECT id::text, {}, {} FROM {}", requested.1, moment("created_at"), requested.0);
-    let mut facts = Facts::default();
-    for row in db.query(&sql, &[]).await? {
-        facts.requested_us.insert(row.get(0), row.get(1));
-        facts.committed_us.insert(row.get(0), row.get(2));
-    }
-    let applied: BTreeSet<String> = column(&db, "SELECT id::text FROM orders").await?.into_iter().collect();
-
+    let three = |row: &tokio_postgres::Row| (row.get(0), row.get(1), row.get(2));
+    let committed = format!("SELECT id::text, {requested}, {} FROM {table}", moment("created_at"));
+    let seen = format!("SELECT id::text, requested_us, {} FROM seen ORDER BY nr", moment("received_at"));
+    let mut published = Vec::new();
     for record in world.kafka.records(pattern.name()).await {
         let id = record.header("id").ok_or_else(|| LabError::Stuck("a record without an id".into()))?;
-        facts.published_us.entry(id.to_owned()).or_insert(record.timestamp_ms * 1000);
+        published.push((id.to_owned(), record.timestamp_ms * 1000));
+    }
+    Ok(Held {
+        committed: db.query(&committed, &[]).await?.iter().map(three).collect(),
+        applied: column(&db, "SELECT id::text FROM orders").await?.into_iter().collect(),
+        published,
+        seen: consumer.query(&seen, &[]).await?.iter().map(three).collect(),
+        effects: column(&consumer, "SELECT id::text FROM effect").await?,
+    })
+}
+
+/// The same for all patterns: it is compared what is here and what is there. Pure.
+fn tally(pattern: Pattern, held: Held) -> Count {
+    let mut facts = Facts::default();
+    for (id, requested, committed) in held.committed {
+        facts.requested_us.insert(id.clone(), requested);
+        facts.committed_us.insert(id, committed);
+    }
+    for (id, published) in held.published {
+        facts.published_us.entry(id).or_insert(published);
     }
     let missing = |from: &BTreeMap<String, i64>, other: &BTreeMap<String, i64>| -> Vec<String> {
         from.keys().filter(|id| !other.contains_key(*id)).cloned().collect()
     };
     facts.lost = missing(&facts.committed_us, &facts.published_us);
     facts.phantom = missing(&facts.published_us, &facts.committed_us);
-
-    let sql = format!("SELECT id::text, requested_us, {} FROM seen ORDER BY nr", moment("received_at"));
-    let seen = consumer.query(&sql, &[]).await?;
-    for row in &seen {
-        facts.requested_us.insert(row.get(0), row.get(1));
-        facts.delivered_us.entry(row.get(0)).or_insert(row.get(2));
+    let deliveries = held.seen.len();
+    for (id, requested, received) in held.seen {
+        facts.requested_us.insert(id.clone(), requested);
+        facts.delivered_us.entry(id).or_insert(received);
     }
-    let effects = column(&consumer, "SELECT id::text FROM effect").await?;
-    let distinct: BTreeSet<&String> = effects.iter().collect();
-    Ok(Count {
+    let distinct: BTreeSet<&String> = held.effects.iter().collect();
+    Count {
         pattern,
         committed: facts.committed_us.len(),
         published: facts.published_us.len(),
         phantom: facts.phantom.len(),
         lost: facts.lost.len(),
-        not_applied: facts.committed_us.keys().filter(|id| !applied.contains(*id)).count(),
-        duplicates_before: seen.len() - facts.delivered_us.len(),
-        duplicates_after: effects.len() - distinct.len(),
+        not_applied: facts.committed_us.keys().filter(|id| !held.applied.contains(*id)).count(),
+        duplicates_before: deliveries - facts.delivered_us.len(),
+        duplicates_after: held.effects.len() - distinct.len(),
         without_effect: facts.committed_us.keys().filter(|id| !distinct.contains(id)).count(),
         latency: latency(&facts),
         load: Load::default(),
         facts,
-    })
+    }
 }
 
 async fn column(db: &tokio_postgres::Client, sql: &str) -> Result<Vec<String>, LabError> {
@@ -143,6 +174,31 @@ pub async fn settled(world: &World, pattern: Pattern) -> Result<bool, LabError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever a pattern promises: what is missing, invented or there twice is counted, in ours as in the others.
+    #[test]
+    fn every_pattern_is_counted_by_what_is_there() {
+        let ids = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        for pattern in Pattern::ALL {
+            let three = |ids: Vec<String>, at: i64| ids.into_iter().map(|id| (id, 1_000, at)).collect();
+            let count = tally(
+                pattern,
+                Held {
+                    committed: three(ids("a b c d e"), 2_000),
+                    applied: ids("a b c d").into_iter().collect(),
+                    published: ids("a a b c x").into_iter().map(|id| (id, 3_000)).collect(),
+                    seen: three(ids("a a a b x"), 5_000),
+                    effects: ids("a b b b b"),
+                },
+            );
+            let numbers = [count.committed, count.published, count.lost, count.phantom, count.not_applied];
+            assert_eq!(numbers, [5, 4, 2, 1, 1], "{pattern:?}");
+            assert_eq!((count.duplicates_before, count.duplicates_after), (2, 3), "{pattern:?}");
+            assert_eq!(count.without_effect, 3, "{pattern:?}");
+            assert_eq!((count.facts.lost, count.facts.phantom), (ids("d e"), ids("x")), "{pattern:?}");
+            assert_eq!(count.latency.max_ms, 4.0, "{pattern:?}");
+        }
+    }
 
     #[test]
     fn percentiles_are_those_of_the_sorted_list() {

@@ -189,3 +189,45 @@ async fn versions(world: &World) -> Result<Vec<(String, String)>, LabError> {
         ("Kafka".into(), testbed::KAFKA_VERSION.into()),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One broken promise is enough, in each of ours; the others promise nothing.
+    #[test]
+    fn the_promises_hold_only_if_nothing_at_all_is_missing_or_too_much() {
+        let plan = || Plan {
+            seed: 1,
+            patterns: Pattern::ALL.to_vec(),
+            orders: 1,
+            load: Duration::ZERO,
+            away: Duration::ZERO,
+            faults: vec![],
+        };
+        let report = |wrong: Option<(Pattern, usize)>| {
+            let of = |pattern: Pattern, field: usize| usize::from(wrong == Some((pattern, field)));
+            let counts = Pattern::ALL.map(|pattern| Count {
+                pattern,
+                committed: 1,
+                published: 1,
+                lost: of(pattern, 0),
+                phantom: of(pattern, 1),
+                duplicates_after: of(pattern, 2),
+                without_effect: of(pattern, 3),
+                not_applied: of(pattern, 4),
+                duplicates_before: 1,
+                latency: count::Latency::default(),
+                load: Load::default(),
+                facts: count::Facts::default(),
+            });
+            let (faults, points, versions) = (vec![], vec![], vec![]);
+            Report { plan: plan(), asked: 1, counts: counts.into(), faults, points, began_us: 0, versions }
+        };
+        assert!(report(None).promises_hold());
+        for (pattern, field) in Pattern::ALL.into_iter().flat_map(|pattern| (0..5).map(move |field| (pattern, field))) {
+            let holds = report(Some((pattern, field))).promises_hold();
+            assert_eq!(holds, !pattern.is_ours(), "{pattern:?}, number {field}");
+        }
+    }
+}
