@@ -258,6 +258,17 @@ async fn a_letter_that_cannot_be_published_stays_and_says_why() {
     assert_eq!(world.ids(&world.work).await, ["m0", "m2", "m1", "m3"]);
 }
 
+/// The rate is between two, so the first goes at once.
+#[tokio::test]
+async fn a_replay_keeps_to_its_rate() {
+    let world = World::new(&[]).await;
+    world.reject(3).await;
+    let start = std::time::Instant::now();
+    world.dlq(0, &["replay", "--all", "--rate", "1/s"]).await;
+    assert!(start.elapsed() >= Duration::from_secs(2), "three within {:?}", start.elapsed());
+    assert_eq!(world.ids(&world.work).await, numbered(3));
+}
+
 /// A replay that is killed at any moment gives duplicates with the same message id, and loses nothing.
 #[tokio::test]
 async fn a_killed_replay_loses_nothing() {

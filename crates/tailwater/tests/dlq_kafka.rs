@@ -125,6 +125,16 @@ async fn a_purge_deletes_what_is_settled_at_the_beginning() {
 }
 
 #[tokio::test]
+async fn a_replay_keeps_to_its_rate() {
+    let world = World::new().await;
+    world.letters(3).await;
+    let start = std::time::Instant::now();
+    world.dlq(0, &["replay", "--all", "--rate", "1/s"]).await;
+    assert!(start.elapsed() >= Duration::from_secs(2), "three within {:?}", start.elapsed());
+    assert_eq!(world.arrived().await.into_iter().collect::<BTreeSet<_>>(), ids(0..3));
+}
+
+#[tokio::test]
 async fn a_letter_that_no_topic_takes_stays_and_says_why() {
     let world = World::new().await;
     world.letters(2).await;

@@ -220,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn an_order_without_an_index_gets_one_that_is_unique_where_it_can_be() {
+        let columns = ["id", "aggregatetype", "aggregateid", "payload", "n"].map(String::from).to_vec();
+        let source = PollConfig { table: "outbox".into(), ..PollConfig::default() };
+        for (kind, unique, step) in [
+            ("r", None, Some("CREATE UNIQUE INDEX ON public.outbox (n)")),
+            ("r", Some(false), Some("CREATE UNIQUE INDEX ON public.outbox (n)")),
+            ("r", Some(true), None),
+            ("p", None, Some("CREATE INDEX ON public.outbox (n)")),
+            ("p", Some(false), None),
+        ] {
+            let table = Table { oid: 1, kind: kind.into(), columns: columns.clone(), ..Table::default() };
+            let indexes = unique.map(|unique| ("n".to_owned(), unique)).into_iter().collect();
+            let found = PollFacts { drawn: vec!["n".into()], indexes, ..PollFacts::default() };
+            let steps = shown(&plan(&wanted(), &Facts { table: Some(table), ..facts() }, &found, &source));
+            let made: Vec<&str> = steps.iter().map(String::as_str).filter(|step| step.contains("INDEX")).collect();
+            assert_eq!(made, step.into_iter().collect::<Vec<_>>(), "{kind}, {unique:?}");
+        }
+    }
+
+    #[test]
     fn marking_needs_one_column_and_the_privilege_on_that_one() {
         let mark = Some("sent".to_owned());
         let source =
