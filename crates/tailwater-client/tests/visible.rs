@@ -170,5 +170,18 @@ async fn a_replica_that_lags_is_waited_for_by_position_and_by_transaction() {
     wait_for_lsn(&mut reader, &lsn, LONG).await.unwrap();
     assert_eq!(count(&reader).await, 2);
     assert!(matches!(wait_for_lsn(&mut reader, "here", LONG).await, Err(WaitError::Lsn(_))));
+
+    // One that is still open while a later one is to be seen: a replica's snapshots do not list it.
+    let mut other = primary.client("postgres").await;
+    let open = other.transaction().await.unwrap();
+    open.execute("INSERT INTO thing DEFAULT VALUES", &[]).await.unwrap();
+    let xid: String = open.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+    let xid = xid.parse().unwrap();
+    let later = insert(&mut writer).await;
+    wait_until_visible(&mut reader, later, LONG).await.unwrap();
+    assert!(matches!(wait_until_visible(&mut reader, xid, BRIEFLY).await, Err(WaitError::NotYet(_))));
+    open.commit().await.unwrap();
+    wait_until_visible(&mut reader, xid, LONG).await.unwrap();
+    assert_eq!(count(&reader).await, 4);
     drop(server);
 }
