@@ -1,15 +1,17 @@
 //! `cargo xtask break`: do the tests notice when a promise is broken?
 //!
-//! A copy of the sources gets every bug of [`bugs`] and [`kafka`] as a branch behind a switch, is built once, and its simulation
-//! (for a bug of Kafka: the test it names, with a real broker) runs with one bug switched on at a time. The sources themselves carry no hook. A bug that survives all seeds, or whose text is
-//! no longer found, is a failure.
+//! A copy of the sources gets every bug as a branch behind a switch, is built once, and its simulation (for a bug of a part
+//! that the simulation does not have: the test it names, with real servers) runs with one bug switched on at a time. The sources
+//! themselves carry no hook. A bug that survives all seeds, or whose text is no longer found, is a failure.
 
 mod bugs;
+mod client;
 mod kafka;
+mod poll;
 
-use bugs::{BUGS, Bug};
+use bugs::{BUGS, Bug, RealBug};
 use clap::Args;
-use kafka::KAFKA_BUGS;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +25,12 @@ const SWITCH: &str = "TAILWATER_BREAK";
 const TEST: &str = "a_thousand_seeds_lose_nothing";
 /// Virtual time makes a seed a matter of milliseconds: what takes longer than this spins.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Package, test target, bugs whose tests are in it.
+const REAL: [(&str, &str, &[RealBug]); 3] = [
+    ("tailwater", "kafka", kafka::KAFKA_BUGS),
+    ("tailwater", "postgres_poll", poll::POLL_BUGS),
+    ("tailwater-client", "inbox", client::CLIENT_BUGS),
+];
 /// The crates that these tests need.
 const CRATES: [&str; 5] = [
     "crates/tailwater-core",
@@ -52,22 +60,26 @@ pub async fn run(args: BreakArgs) -> Outcome<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace lies above xtask")?;
     let started = Instant::now();
     copy(root)?;
-    let simulation = Test { seeds: Some(args.seeds), ..build(root, "simulation", TEST)? };
-    let kafka = build(root, "kafka", "")?;
+    let built = build(root)?;
     println!("copy with {} bugs built in {:.0} s", all().count(), started.elapsed().as_secs_f64());
     let chosen = |bug: &Bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter));
+    let simulation = Test { seeds: Some(args.seeds), ..program(&built, "simulation", TEST)? };
     let mut tries: Vec<(&Bug, Test)> =
         BUGS.iter().filter(|bug| chosen(bug)).map(|bug| (bug, simulation.clone())).collect();
-    let of_kafka: Vec<_> = KAFKA_BUGS.iter().filter(|entry| chosen(&entry.bug)).collect();
-    if !tries.is_empty() {
-        simulation.holds_without_a_bug()?;
+    // one database and one broker for all that need them
+    let wants = |target: &str| real().any(|(of, real)| (of == "kafka") == (target == "kafka") && chosen(&real.bug));
+    let broker = if wants("kafka") { Some(testbed::Kafka::start().await) } else { None };
+    let database = if wants("postgres") { Some(testbed::Postgres::start().await) } else { None };
+    let mut variables = broker.as_ref().map(testbed::Kafka::share).unwrap_or_default();
+    variables.extend(database.as_ref().map(testbed::Postgres::share).unwrap_or_default());
+    for (target, real) in real().filter(|(_, real)| chosen(&real.bug)) {
+        tries.push((&real.bug, Test { variables: variables.clone(), ..program(&built, target, real.test)? }));
     }
-    let broker = if of_kafka.is_empty() { None } else { Some(testbed::Kafka::start().await) };
-    for entry in of_kafka {
-        let shared = broker.as_ref().map(testbed::Kafka::share).unwrap_or_default();
-        let test = Test { name: entry.test, variables: shared, ..kafka.clone() };
-        test.holds_without_a_bug()?;
-        tries.push((&entry.bug, test));
+    let mut whole = BTreeSet::new();
+    for (_, test) in &tries {
+        if whole.insert(test.name) {
+            test.holds_without_a_bug()?;
+        }
     }
     let mut survivors = Vec::new();
     for (bug, test) in &tries {
@@ -87,7 +99,12 @@ pub async fn run(args: BreakArgs) -> Outcome<()> {
 }
 
 fn all() -> impl Iterator<Item = &'static Bug> {
-    BUGS.iter().chain(KAFKA_BUGS.iter().map(|entry| &entry.bug))
+    BUGS.iter().chain(real().map(|(_, real)| &real.bug))
+}
+
+/// With the target that its test is in.
+fn real() -> impl Iterator<Item = (&'static str, &'static RealBug)> {
+    REAL.iter().flat_map(|(_, target, bugs)| bugs.iter().map(move |bug| (*target, bug)))
 }
 
 /// Writes the patched copy. Other paths below its root than in the workspace: cargo names artifacts by them, so both can
@@ -158,8 +175,9 @@ fn write_if_new(path: &Path, content: &[u8]) -> Outcome<()> {
 fn patched(file: &Path, content: Vec<u8>) -> Outcome<Vec<u8>> {
     let edits = || all().flat_map(|bug| bug.edits.iter().map(move |edit| (bug, edit)));
     let mut edits = edits().filter(|(_, edit)| Path::new(edit.file) == file).peekable();
-    let core = file.starts_with(CRATES[0]);
-    if file == Path::new("crates/tailwater-core/src/lib.rs") {
+    // those that do not depend on the core have a switchboard of their own
+    let own = [CRATES[0], CRATES[3]].into_iter().find(|folder| file.starts_with(folder));
+    if own.is_some_and(|folder| file == Path::new(folder).join("src/lib.rs")) {
         return Ok([content, SWITCHBOARD.replace("SWITCH", SWITCH).into_bytes()].concat());
     }
     if edits.peek().is_none() {
@@ -167,7 +185,7 @@ fn patched(file: &Path, content: Vec<u8>) -> Outcome<Vec<u8>> {
     }
     let mut text = String::from_utf8(content)?;
     for (bug, edit) in edits {
-        let switch = format!("{}::broken(\"{}\")", if core { "crate" } else { "tailwater_core" }, bug.name);
+        let switch = format!("{}::broken(\"{}\")", if own.is_some() { "crate" } else { "tailwater_core" }, bug.name);
         let found = text.matches(edit.find).count();
         if found != 1 {
             let place = file.display();
@@ -186,26 +204,28 @@ pub fn broken(name: &str) -> bool {
 }
 "#;
 
-/// Builds a test of the copy and says where it is.
-fn build(root: &Path, target_name: &str, name: &'static str) -> Outcome<Test> {
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--offline", "--quiet", "-p", "tailwater", "--test", target_name, "--no-run"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .current_dir(base(root))
-        .env("CARGO_TARGET_DIR", target(root))
-        .stderr(Stdio::inherit())
-        .output()?;
+/// Builds the tests of the copy; what cargo says of them.
+fn build(root: &Path) -> Outcome<Vec<serde_json::Value>> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--offline", "--quiet", "--no-run", "--message-format", "json-render-diagnostics"]);
+    let packages: BTreeSet<&str> = REAL.iter().map(|(package, ..)| *package).collect();
+    let targets = REAL.iter().map(|(_, target, _)| *target).chain(["simulation"]);
+    command.args(packages.iter().flat_map(|package| ["-p", package])).args(targets.flat_map(|name| ["--test", name]));
+    let command = command.current_dir(base(root)).env("CARGO_TARGET_DIR", target(root));
+    let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err("the patched copy does not build".into());
     }
-    for line in String::from_utf8(output.stdout)?.lines() {
-        let message: serde_json::Value = serde_json::from_str(line)?;
-        let wanted = message["target"]["name"] == target_name;
-        if let Some(path) = message["executable"].as_str().filter(|_| wanted) {
-            return Ok(Test { program: path.into(), name, seeds: None, variables: vec![] });
-        }
-    }
-    Err("cargo names no test binary".into())
+    let lines = String::from_utf8(output.stdout)?;
+    Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+/// A test of one of the built targets.
+fn program(built: &[serde_json::Value], target: &str, name: &'static str) -> Outcome<Test> {
+    let path = built.iter().filter(|message| message["target"]["name"] == target);
+    let path = path.filter_map(|message| message["executable"].as_str()).next_back();
+    let path = path.ok_or_else(|| format!("cargo names no test binary for {target}"))?;
+    Ok(Test { program: path.into(), name, seeds: None, variables: vec![] })
 }
 
 enum Verdict {

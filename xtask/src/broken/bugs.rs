@@ -11,6 +11,12 @@ pub struct Bug {
     pub edits: &'static [Edit],
 }
 
+/// A bug of a part that the simulation does not have: the test with real servers that must fail.
+pub struct RealBug {
+    pub bug: Bug,
+    pub test: &'static str,
+}
+
 /// Exact text in a file, and what it becomes. The text must occur exactly once.
 pub struct Edit {
     pub file: &'static str,

@@ -1,13 +1,6 @@
-//! Bugs of the Kafka sink. The simulation knows no Kafka: each names the test of `tests/kafka` that must fail, and that runs
-//! against a real broker.
+//! Bugs of the Kafka sink, for `tests/kafka` and a real broker.
 
-use super::bugs::{Bug, Edit};
-
-/// A bug, and whose business it is.
-pub struct KafkaBug {
-    pub bug: Bug,
-    pub test: &'static str,
-}
+use super::bugs::{Bug, Edit, RealBug};
 
 const WINDOW: &str = "crates/tailwater-kafka/src/window.rs";
 const PUBLISHER: &str = "crates/tailwater-kafka/src/publisher.rs";
@@ -16,8 +9,8 @@ const CLIENT: &str = "crates/tailwater-kafka/src/client.rs";
 const ONCE: &str = "crates/tailwater-kafka/src/exactly_once.rs";
 const TRANSACTION: &str = "crates/tailwater-kafka/src/transaction.rs";
 
-pub const KAFKA_BUGS: &[KafkaBug] = &[
-    KafkaBug {
+pub const KAFKA_BUGS: &[RealBug] = &[
+    RealBug {
         test: "records::a_message_that_is_too_large_is_refused_and_its_neighbours_arrive",
         bug: Bug {
             name: "kafka-deliveries-in-any-order-count",
@@ -32,7 +25,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "records::what_only_the_broker_can_refuse_is_named_when_it_is_alone",
         bug: Bug {
             name: "kafka-a-failed-delivery-counts",
@@ -45,7 +38,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "records::a_message_that_is_too_large_is_refused_and_its_neighbours_arrive",
         bug: Bug {
             name: "kafka-sizes-are-the-brokers-business",
@@ -53,7 +46,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             edits: &[Edit { file: OUTLET, find: "if size > limit {", replace: "if size > limit && !broken!() {" }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "records::a_key_goes_where_the_java_client_would_send_it",
         bug: Bug {
             name: "kafka-the-librarys-own-partitioner",
@@ -66,7 +59,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "topics::pinned_keys_stay_in_their_partition_when_the_topic_grows",
         bug: Bug {
             name: "kafka-pins-are-forgotten",
@@ -78,7 +71,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "exactly_once::a_process_that_was_overtaken_can_store_nothing_and_says_so",
         bug: Bug {
             name: "kafka-a-transactional-id-for-each-run",
@@ -91,7 +84,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "exactly_once::what_lies_published_behind_the_position_is_not_published_again",
         bug: Bug {
             name: "kafka-what-lies-behind-is-sent-again",
@@ -103,7 +96,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "exactly_once::publishers_that_end_at_any_moment_repeat_nothing_and_lose_nothing",
         bug: Bug {
             name: "kafka-a-commit-in-doubt-has-failed",
@@ -117,7 +110,7 @@ pub const KAFKA_BUGS: &[KafkaBug] = &[
             }],
         },
     },
-    KafkaBug {
+    RealBug {
         test: "exactly_once::nothing_passes_a_refused_message_in_a_transaction",
         bug: Bug {
             name: "kafka-a-refusal-is-passed-in-a-transaction",
