@@ -158,19 +158,6 @@ pub const POLL_BUGS: &[RealBug] = &[
         },
     },
     RealBug {
-        test: "rows::a_published_row_that_is_locked_is_deleted_later",
-        bug: Bug {
-            name: "poll-forgets-before-it-deletes",
-            thought: "the statement will work out",
-            edits: &[Edit {
-                file: SOURCE,
-                find: "let orders: Vec<i64> = rows.iter().map(|row| row.order).collect();",
-                replace: "if broken!() { core.flight().gone(rows); }
-            let orders: Vec<i64> = rows.iter().map(|row| row.order).collect();",
-            }],
-        },
-    },
-    RealBug {
         test: "setup::each_missing_privilege_is_printed_as_the_grant_that_gives_it",
         bug: Bug {
             name: "poll-grants-are-not-looked-at",

@@ -179,13 +179,16 @@ async fn a_notification_is_a_look_at_once() {
 #[tokio::test]
 async fn a_published_row_that_is_locked_is_deleted_later() {
     let pg = shared_postgres().await;
-    let outbox = Polled::new(pg).await;
+    let mut outbox = Polled::new(pg).await;
+    outbox.afresh = Some(Duration::from_secs(1)); // it is found again, and known
     let other = pg.client(&outbox.database).await;
     outbox.insert(0..3).await;
     let mut source = outbox.open(None).await;
     source.take(3).await;
     other.batch_execute("begin; select from outbox where v = 'v1' for update").await.unwrap();
-    source.confirm_all().await; // gives up waiting
+    let start = Instant::now();
+    source.confirm_all().await;
+    assert!(start.elapsed() >= Duration::from_secs(4), "the last confirmation waits for the database, for a while");
     outbox.insert(3..5).await;
     assert_eq!(values(&source.take(2).await), expected(3..5), "rows flow meanwhile");
     other.batch_execute("commit").await.unwrap();
