@@ -146,7 +146,7 @@ pub const POLL_BUGS: &[RealBug] = &[
         },
     },
     RealBug {
-        test: "rows::what_was_not_confirmed_comes_again",
+        test: "rows::a_position_of_another_opening_confirms_nothing",
         bug: Bug {
             name: "poll-a-batch-of-another-opening",
             thought: "a number is a number",
