@@ -276,6 +276,32 @@ async fn snapshot_and_stream_print_every_value_alike() {
     assert_eq!(first.new.unwrap().0[1..], second.new.unwrap().0[1..], "all but the id");
 }
 
+/// From 18 on a publication may have stored generated columns: then the snapshot has them too.
+#[tokio::test]
+async fn a_generated_column_is_in_the_snapshot_if_it_is_in_the_stream() {
+    let outbox = Outbox::new(shared_postgres().await).await;
+    let version = "select current_setting('server_version_num')::int >= 180000";
+    let can_publish: bool = outbox.sql.query_one(version, &[]).await.unwrap().get(0);
+    let generated = "alter table outbox add n int generated always as (length(v)) stored";
+    outbox.sql.batch_execute(generated).await.unwrap();
+    if can_publish {
+        let publish = "alter publication pub set (publish_generated_columns = stored)";
+        outbox.sql.batch_execute(publish).await.unwrap();
+    }
+    outbox.insert(0..2).await;
+    let mut source = outbox.open(None).await;
+    let mut rows = source.take(2).await;
+    source.confirm_all().await;
+    outbox.insert(2..4).await;
+    rows.extend(source.take(2).await);
+    for row in &rows {
+        let Event::Row(row) = &row.event else { panic!("not a row") };
+        let columns: Vec<&str> = row.relation.columns.iter().map(|column| &*column.name).collect();
+        let expected: &[&str] = if can_publish { &["id", "v", "n"] } else { &["id", "v"] };
+        assert_eq!((columns.as_slice(), row.new.as_ref().unwrap().0.len()), (expected, expected.len()));
+    }
+}
+
 #[tokio::test]
 async fn a_role_with_replication_and_select_is_enough() {
     let pg = shared_postgres().await;

@@ -77,7 +77,7 @@ pub(super) async fn check(client: &mut Client, captured: &Captured, check: &Tabl
     if reasons.is_empty() { Ok(()) } else { Err(Error::Unfit(reasons.join("; "))) }
 }
 
-/// Every column that is in the stream (generated ones are not), and all we want to know of it.
+/// Every column that may be in the stream (generated ones: from 18 on, if the publication says so), and all we want to know of it.
 fn columns_sql(oid: u32) -> String {
     format!(
         "SELECT a.attname, a.atttypid, a.atttypmod, c.relreplident, \
@@ -100,7 +100,8 @@ fn columns_sql(oid: u32) -> String {
            SELECT t.typbasetype, t.typtypmod, u.depth + 1 FROM under u JOIN pg_catalog.pg_type t ON t.oid = u.oid \
            WHERE t.typtype = 'd') SELECT * FROM under ORDER BY depth DESC LIMIT 1) b \
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-         WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum"
+         WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped AND (a.attgenerated = '' \
+           OR a.attgenerated = 's' AND pg_catalog.current_setting('server_version_num')::int >= 180000) ORDER BY a.attnum"
     )
 }
 
